@@ -1,0 +1,40 @@
+# Four doors, no logic. `make run` does the main job, `make test` passes the tests; both set everything up.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCE ?=
+OUT ?= out
+
+.PHONY: run test check check-slow bench
+
+run: .venv/run.stamp
+	$(BIN)/lampyris journey $(SOURCE) -o $(OUT)
+
+test: check
+
+check: .venv/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+check-slow: .venv/dev.stamp
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m bench
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev.stamp: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@ .venv/run.stamp
+
+.venv/bench.stamp: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	touch $@

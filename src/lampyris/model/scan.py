@@ -1,0 +1,247 @@
+"""What a scanner measured, and what correction makes of it: RawScan and Projections."""
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from lampyris.model.arrays import Bool, Counts, Float32, Float64, canonical_json, frozen, new_digest, update_digest
+from lampyris.model.errors import CalibrationError, InputError
+from lampyris.model.geometry import Geometry
+from lampyris.model.spectrum import Spectrum
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """Facts of the acquisition that are only carried into DICOM, under their DICOM keywords, letter for letter.
+
+    `DataCollectionCenterPatient` (x, y, z) mm is where the origin of the gantry frame lies in patient coordinates.
+    `dose_fraction` is 1 for the protocol's full dose; a virtual or lowered scan says what it stands for.
+    None = not known: it stays out of the image, it is never guessed.
+    """
+
+    PatientPosition: str = "HFS"
+    DataCollectionCenterPatient: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    FrameOfReferenceUID: str | None = None
+    Manufacturer: str | None = None
+    ManufacturerModelName: str | None = None
+    DeviceSerialNumber: str | None = None
+    StationName: str | None = None
+    ProtocolName: str | None = None
+    BodyPartExamined: str | None = None
+    AcquisitionDateTime: str | None = None
+    AcquisitionType: str | None = None
+    KVP: float | None = None
+    RevolutionTime: float | None = None
+    SpiralPitchFactor: float | None = None
+    TableFeedPerRotation: float | None = None
+    SingleCollimationWidth: float | None = None
+    TotalCollimationWidth: float | None = None
+    DataCollectionDiameter: float | None = None
+    GantryDetectorTilt: float | None = None
+    FilterType: str | None = None
+    CTDIvol: float | None = None
+    CTDIPhantomDiameter: float | None = None
+    dose_fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """Variance of a net count: `gain_counts` · mean + `electronic_counts`².
+
+    `gain_counts` is the compound-Poisson variance over mean (counts per noise-equivalent quantum), `electronic_counts`
+    the standard deviation with the beam off, quantisation included.
+    """
+
+    gain_counts: float
+    electronic_counts: float
+
+    def __post_init__(self) -> None:
+        if not (self.gain_counts > 0 and self.electronic_counts >= 0):
+            raise InputError(
+                f"noise gain {self.gain_counts}, electronic {self.electronic_counts}: expected > 0 and ≥ 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawScan:
+    """Counts as they left the detector, with everything that is needed to understand them.
+
+    `counts` (views, rows, columns), any real type, in memory or lazy; `geometry` of every view.
+    `exposure_mas` (views,): tube current × view time; relative units are allowed if `air_exposure_mas` is in the same.
+    `dark` (rows, columns): mean count without beam; `air` (spots, rows, columns): mean count, dark not subtracted,
+    without object at `air_exposure_mas`; view i belongs to focal spot i mod spots. `bad_cells` (rows, columns).
+    None = was not delivered; the correction chain refuses what it needs and lacks.
+    `applied` names the corrections that the scanner made already (they are not made again).
+    `id` is the digest of the content.
+    """
+
+    counts: Counts
+    geometry: Geometry
+    exposure_mas: Float64
+    dark: Float32 | None = None
+    air: Float32 | None = None
+    air_exposure_mas: float = 1.0
+    bad_cells: Bool | None = None
+    spectrum: Spectrum | None = None
+    noise: Noise | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    applied: tuple[str, ...] = ()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if tuple(self.counts.shape) != self.geometry.shape:
+            raise InputError(
+                f"counts are {tuple(self.counts.shape)}, the geometry says (views, rows, columns) ="
+                f" {self.geometry.shape}: transposed frames, or a geometry of another scan?"
+            )
+        views, rows, columns = self.geometry.shape
+        set_ = object.__setattr__
+        set_(self, "exposure_mas", frozen(self.exposure_mas, np.float64, "exposure_mas", (views,)))
+        if self.exposure_mas.min() <= 0 or not self.air_exposure_mas > 0:
+            raise InputError(
+                f"exposure of view {int(self.exposure_mas.argmin())} is {self.exposure_mas.min()} mAs, expected > 0"
+            )
+        if self.dark is not None:
+            set_(self, "dark", _calibration(self.dark, "dark", (rows, columns)))
+        if self.air is not None:
+            air = np.asarray(self.air)
+            set_(self, "air", _calibration(air[None] if air.ndim == 2 else air, "air", (None, rows, columns)))
+        if self.bad_cells is not None:
+            set_(self, "bad_cells", frozen(self.bad_cells, np.bool_, "bad_cells", (rows, columns)))
+        if not self.id:
+            set_(self, "id", self.digest())
+
+    @property
+    def views(self) -> int:
+        return self.geometry.views
+
+    @property
+    def focal_spots(self) -> int:
+        """Number of air maps, one for each spot of a flying focal spot."""
+        return 1 if self.air is None else len(self.air)
+
+    def read(self, views: slice) -> np.ndarray:
+        """Counts of some views, in memory, (views, rows, columns)."""
+        return np.asarray(self.counts[views])
+
+    def digest(self) -> str:
+        """SHA-256 over counts, calibration, geometry, spectrum and acquisition, independent of how they are stored."""
+        digest = new_digest()
+        for name, array in self.arrays().items():
+            update_digest(digest, name, array)
+        digest.update(canonical_json(self.facts()).encode())
+        views = self.views
+        digest.update(
+            canonical_json(
+                ["counts", np.dtype(self.counts.dtype).newbyteorder("<").str, list(self.counts.shape)]
+            ).encode()
+        )
+        for first in range(0, views, 64):
+            block = np.ascontiguousarray(self.counts[first : first + 64])
+            digest.update(block.astype(block.dtype.newbyteorder("<"), copy=False).data)
+        return str(digest.hexdigest())
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that is not an array, as JSON values."""
+        spectrum = self.spectrum
+        return {
+            "rows": self.geometry.rows,
+            "columns": self.geometry.columns,
+            "curvature_mm": self.geometry.curvature_mm,
+            "parallel": self.geometry.parallel,
+            "air_exposure_mas": self.air_exposure_mas,
+            "noise": None if self.noise is None else dataclasses.asdict(self.noise),
+            "tube_voltage_kv": None if spectrum is None else spectrum.tube_voltage_kv,
+            "filtration": None if spectrum is None else [list(each) for each in spectrum.filtration],
+            "bowtie_materials": None
+            if spectrum is None or spectrum.bowtie is None
+            else list(spectrum.bowtie.materials),
+            "acquisition": {f.name: _plain(getattr(self.acquisition, f.name)) for f in fields(Acquisition)},
+            "applied": list(self.applied),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array but the counts, by name: with `facts`, all that a container has to keep."""
+        geometry, spectrum = self.geometry, self.spectrum
+        named: dict[str, np.ndarray | None] = {
+            "source": geometry.source,
+            "detector": geometry.detector,
+            "u": geometry.u,
+            "v": geometry.v,
+            "exposure_mas": self.exposure_mas,
+            "dark": self.dark,
+            "air": self.air,
+            "bad_cells": self.bad_cells,
+        }
+        if spectrum is not None:
+            named |= {
+                "energy_kev": spectrum.energy_kev,
+                "photons_per_mas_mm2": spectrum.photons_per_mas_mm2,
+                "response_kev": spectrum.response_kev,
+            }
+            if spectrum.bowtie is not None:
+                named |= {
+                    "bowtie_fan_angle_rad": spectrum.bowtie.fan_angle_rad,
+                    "bowtie_thickness_mm": spectrum.bowtie.thickness_mm,
+                }
+        return {name: array for name, array in named.items() if array is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One correction that was made: its name, its settings and what it found, as JSON values."""
+
+    name: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @staticmethod
+    def of(name: str, **settings: Any) -> "Applied":
+        return Applied(name, tuple(sorted(settings.items())))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **dict(self.settings)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projections:
+    """Line integrals of attenuation with their statistical weights.
+
+    `integrals` (views, rows, columns) float32, dimensionless; `weights` the same shape, inverse variance of the
+    integral (relative where the noise is unknown); `water_per_mm` is the attenuation of water that the integrals refer
+    to (None: not known, the image stays in 1/mm); `history` every correction made, in order.
+    """
+
+    integrals: Float32
+    weights: Float32
+    geometry: Geometry
+    water_per_mm: float | None = None
+    spectrum: Spectrum | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    exposure_mas: Float64 | None = None
+    history: tuple[Applied, ...] = ()
+    scan_id: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("integrals", "weights"):
+            array = np.asarray(getattr(self, name))
+            if array.shape != self.geometry.shape or array.dtype != np.float32:
+                raise InputError(f"{name} are {array.dtype} {array.shape}, expected float32 {self.geometry.shape}")
+        if self.water_per_mm is not None and not 1e-3 < self.water_per_mm < 1:
+            raise InputError(f"water attenuation {self.water_per_mm} /mm: expected 0.001…1; given in 1/cm?")
+
+    def with_correction(self, integrals: Float32, correction: Applied, **changes: Any) -> "Projections":
+        """The same projections after one more correction."""
+        return dataclasses.replace(self, integrals=integrals, history=(*self.history, correction), **changes)
+
+
+def _calibration(values: Any, name: str, shape: tuple[int | None, ...]) -> Any:
+    try:
+        return frozen(values, np.float32, name, shape)
+    except InputError as error:
+        raise CalibrationError(f"{error}; another collimation or another scanner's calibration?") from error
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
