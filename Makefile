@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCE ?=
 OUT ?= out
 
-.PHONY: run test check check-slow bench
+.PHONY: run test check check-slow bench judges
 
 run: .venv/run.stamp
 	$(BIN)/lampyris journey $(SOURCE) -o $(OUT)
@@ -34,6 +34,9 @@ bench: .venv/bench.stamp
 .venv/dev.stamp: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@ .venv/run.stamp
+
+judges: .venv/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,judge]'
 
 .venv/bench.stamp: .venv/dev.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
