@@ -42,6 +42,9 @@ SLACK = 34
 MAX_STEP = 2.0
 """Largest step for which the entries wanted by one vector lie within two registers; beyond it each is loaded."""
 
+_ONE = 2.0**32
+"""Positions are stepped as integers of this many parts: conversions would cost more than the look-up itself."""
+
 _f32, _i32 = ir.FloatType(), ir.IntType(32)
 
 
@@ -146,12 +149,16 @@ class _Vector:
                     one = b.load(b.gep(lanes, [loop.index]))
                     b.store(b.fadd(b.load(target), one) if add else one, target)
 
-    def places(self, fraction: Any, step: Any) -> tuple[Any, Any]:
-        """(index, weight of the entry behind it) of fraction + lane·step."""
+    def places(self, place: Any, step: Any) -> tuple[Any, Any, Any]:
+        """(base, index, weight of the entry behind base + index) at place·2⁻³² + lane·step."""
         b = self.builder
+        base = b.ashr(place, ir.Constant(place.type, 32))
+        # 24 bits are all a float32 keeps of the fraction
+        bits = b.lshr(b.trunc(place, _i32), ir.Constant(_i32, 8))
+        fraction = b.fmul(b.sitofp(bits, _f32), ir.Constant(_f32, 2.0**-24))
         position = self.add(self.mul(b.sitofp(self.lane, self.floats), self.splat(step)), self.splat(fraction))
         index = b.fptosi(position, self.ints)
-        return index, b.fsub(position, b.sitofp(index, self.floats))
+        return base, index, b.fsub(position, b.sitofp(index, self.floats))
 
     def looked_up(self, table: Any, base: Any, index: Any) -> tuple[Any, Any]:
         """Entries base + index and base + index + 1, for index < 2·LANES − 1: out of two registers."""
@@ -182,8 +189,8 @@ class _Vector:
             there = b.insert_element(there, b.load(b.gep(table, [b.add(at, ir.Constant(at.type, 1))])), number)
         return here, there
 
-    def interpolated(self, table: Any, base: Any, places: tuple[Any, Any], count: Any, *, near: bool) -> Any:
-        index, weight = places
+    def interpolated(self, table: Any, places: tuple[Any, Any, Any], count: Any, *, near: bool) -> Any:
+        base, index, weight = places
         registers = near and instruction_set() != PORTABLE
         here, there = self.looked_up(table, base, index) if registers else self.gathered(table, base, index, count)
         return self.add(here, self.mul(weight, self.builder.fsub(there, here)))
@@ -213,19 +220,35 @@ def _blend_vector(add: bool) -> Any:
 
 def _interpolate_vector(add: bool, near: bool) -> Any:
     @intrinsic
-    def one(typing, out, at, count, table, base, fraction, step):  # type: ignore[no-untyped-def] # noqa: ARG001
-        signature = types.void(out, at, count, table, base, fraction, step)
+    def one(typing, out, at, count, table, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
+        signature = types.void(out, at, count, table, place, step)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             vector = _Vector(builder)
             target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-            value = vector.interpolated(source, args[4], vector.places(args[5], args[6]), args[2], near=near)
+            value = vector.interpolated(source, vector.places(args[4], args[5]), args[2], near=near)
             vector.put(value, target, args[1], args[2], add=add)
             return context.get_dummy_value()
 
         return signature, codegen
 
     return one
+
+
+@intrinsic
+def _pair(typing, out, weight, at, count, table, weight_table, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
+    signature = types.void(out, weight, at, count, table, weight_table, place, step)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _Vector(builder)
+        places = vector.places(args[6], args[7])
+        for target, source in ((0, 4), (1, 5)):
+            table = _data(context, builder, signature.args[source], args[source])
+            value = vector.interpolated(table, places, args[3], near=True)
+            vector.put(value, _data(context, builder, signature.args[target], args[target]), args[2], args[3], add=True)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 _blend, _blend_add = _blend_vector(False), _blend_vector(True)
@@ -253,37 +276,42 @@ def blend_add(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b):  # ty
 @nb.njit(forceinline=True, cache=True)
 def interpolate(out, at, start, stop, table, position, step):  # type: ignore[no-untyped-def]
     """out[at + k] = table at position + k·step, linearly, for start ≤ k < stop."""
-    pitch = np.float32(step)
+    pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
+    place = np.int64((position + start * step) * _ONE)
     if step <= MAX_STEP:
         for k in range(start, stop, LANES):
-            place = position + k * step
-            base = np.int64(place)
-            _near(out, at + k, stop - k, table, base, np.float32(place - base), pitch)
+            _near(out, at + k, stop - k, table, place, pitch)
+            place += stride
     else:
         for k in range(start, stop, LANES):
-            place = position + k * step
-            base = np.int64(place)
-            _far(out, at + k, stop - k, table, base, np.float32(place - base), pitch)
+            _far(out, at + k, stop - k, table, place, pitch)
+            place += stride
 
 
 @nb.njit(forceinline=True, cache=True)
 def interpolate_add(out, at, start, stop, table, position, step):  # type: ignore[no-untyped-def]
     """out[at + k] += table at position + k·step, linearly, for start ≤ k < stop."""
-    pitch = np.float32(step)
+    pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
+    place = np.int64((position + start * step) * _ONE)
     if step <= MAX_STEP:
         for k in range(start, stop, LANES):
-            place = position + k * step
-            base = np.int64(place)
-            _near_add(out, at + k, stop - k, table, base, np.float32(place - base), pitch)
+            _near_add(out, at + k, stop - k, table, place, pitch)
+            place += stride
     else:
         for k in range(start, stop, LANES):
-            place = position + k * step
-            base = np.int64(place)
-            _far_add(out, at + k, stop - k, table, base, np.float32(place - base), pitch)
+            _far_add(out, at + k, stop - k, table, place, pitch)
+            place += stride
 
 
 @nb.njit(forceinline=True, cache=True)
 def interpolate_add_pair(out, weight, start, stop, table, weight_table, position, step):  # type: ignore[no-untyped-def]
     """out[k] += table and weight[k] += weight_table, both at position + k·step, for start ≤ k < stop."""
-    interpolate_add(out, 0, start, stop, table, position, step)
-    interpolate_add(weight, 0, start, stop, weight_table, position, step)
+    if step <= MAX_STEP:
+        pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
+        place = np.int64((position + start * step) * _ONE)
+        for k in range(start, stop, LANES):
+            _pair(out, weight, k, stop - k, table, weight_table, place, pitch)
+            place += stride
+    else:
+        interpolate_add(out, 0, start, stop, table, position, step)
+        interpolate_add(weight, 0, start, stop, weight_table, position, step)
