@@ -141,7 +141,7 @@ def attenuation() -> list[str]:
 
 def jump(symbol: str, nominal_kev: float) -> list[float]:
     """Energies just below and above an edge, which the tables put up to some eV beside its nominal energy."""
-    energies = np.round(nominal_kev, 4) + np.arange(-100, 101) * EDGE_KEV
+    energies = np.round(nominal_kev, 4) + np.arange(-400, 401) * EDGE_KEV
     values = xraydb.mu_elam(symbol, energies * 1000, kind="photo")
     place = int(np.argmax(values[1:] / values[:-1]))
     return [energies[place], energies[place + 1]] if values[place + 1] > 1.02 * values[place] else []

@@ -1,8 +1,8 @@
 """Name of a material and photon energy → attenuation coefficient, 1–150 keV.
 
-Cross sections: Elam, Ravel & Sieber (2002), Radiat. Phys. Chem. 63:121; mixtures: μ/ρ = Σ w·(μ/ρ). Photoelectric, coherent
-and incoherent parts are interpolated separately, ln-ln, between rows of tables/attenuation.csv, which holds each
-absorption edge from both sides; "total" includes coherent scattering.
+Cross sections: Elam, Ravel & Sieber (2002), Radiat. Phys. Chem. 63:121; mixtures: μ/ρ = Σ w·(μ/ρ). Photoelectric,
+coherent and incoherent parts are interpolated separately, ln-ln, between rows of tables/attenuation.csv, which holds
+each absorption edge from both sides; "total" includes coherent scattering.
 """
 
 import re
@@ -104,8 +104,9 @@ def linear_attenuation_per_mm(of: Material | str, energy_kev: Float64 | float) -
 def air_kerma_per_fluence_gy_mm2(energy_kev: Float64 | float) -> Float64:
     """Air kerma per photon and mm², in Gy·mm²: E·μ_tr/ρ of air.
 
-    μ_tr = photoelectric + incoherent · (mean energy of the Klein–Nishina recoil electron)/E; fluorescence of air is
-    neglected. Klein & Nishina (1929), Z. Phys. 52:853.
+    μ_tr = photoelectric + incoherent · (mean energy of the Klein–Nishina recoil electron)/E. Fluorescence of air is
+    neglected, and so is the binding of electrons, which would raise it by up to 1.3 % (60–100 keV).
+    Klein & Nishina (1929), Z. Phys. 52:853.
     """
     energy = np.asarray(energy_kev, np.float64)
     photo = mass_attenuation_cm2_g("air", energy, process="photoelectric")
