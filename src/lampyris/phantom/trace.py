@@ -1,0 +1,343 @@
+"""Compiled shapes and one view's twelve numbers → mm of every material along each ray of that view.
+
+A ray is o + t·e with o, e linear in the row index, so a column of cells shares almost all the work and the loop over
+its rows runs in vector registers. A shape only visits the columns and rows that its bounding body can shade.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from lampyris.model import Float32, Float64, Geometry
+from lampyris.phantom.shapes import Primitive, Shape
+
+SPHERE, CYLINDER, CONE, BLOB = 1, 2, 3, 4
+FAR = 1e30
+"""Larger than any parameter along a ray, small enough to be multiplied."""
+
+
+class Table(NamedTuple):
+    """Shapes flattened for the kernel: shape s owns primitives `first[s]:first[s + 1]`."""
+
+    first: NDArray[np.int64]
+    gains: NDArray[np.int64]
+    loses: NDArray[np.int64]
+    amplitude: Float64
+    surface: NDArray[np.int64]
+    matrix: Float64
+    centre: Float64
+    slope: Float64
+    plane_first: NDArray[np.int64]
+    planes: Float64
+    reach: Float64
+    round_: NDArray[np.bool_]
+
+
+class View(NamedTuple):
+    """Where one view's source and detector stand; `bend_mm` is 0 for a flat detector."""
+
+    source: Float64
+    detector: Float64
+    u: Float64
+    v: Float64
+    bend_mm: float
+    parallel: bool
+
+
+def table(shapes: Sequence[Shape], gains: Sequence[int], loses: Sequence[int]) -> Table:
+    """Flatten shapes; `gains`, `loses` are the indices of the material that a shape adds and takes (−1: none)."""
+    solids = [shape.primitives() for shape in shapes]
+    flat: list[Primitive] = [one for solid in solids for one in solid]
+    planes = [one.planes for one in flat]
+    return Table(
+        first=np.cumsum([0, *map(len, solids)]),
+        gains=np.asarray(gains, np.int64),
+        loses=np.asarray(loses, np.int64),
+        amplitude=np.array([float(getattr(shape, "amplitude", 1.0)) for shape in shapes]),
+        surface=np.array([int(one.surface) for one in flat], np.int64),
+        matrix=np.stack([one.matrix for one in flat]),
+        centre=np.stack([one.centre_mm for one in flat]),
+        slope=np.array([one.slope for one in flat]),
+        plane_first=np.cumsum([0, *map(len, planes)]),
+        planes=np.concatenate([*planes, np.zeros((1, 4))]),
+        reach=np.stack([one.reach_mm for one in flat]),
+        round_=np.array([one.round_ for one in flat]),
+    )
+
+
+def view_of(geometry: Geometry, index: int) -> View:
+    """The numbers of one view in the form that the kernel takes."""
+    bend = 0.0 if geometry.curvature_mm is None else float(geometry.curvature_mm)
+    g = geometry
+    return View(g.source[index], g.detector[index], g.u[index], g.v[index], bend, geometry.parallel)
+
+
+@nb.njit(cache=True, inline="always")
+def _dot(a: Any, b: Any) -> Any:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@nb.njit(cache=True)
+def _cross(a: Any, b: Any) -> Any:
+    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+
+
+@nb.njit(cache=True)
+def _support(reach: Any, round_: Any, n: Any) -> Any:
+    """Half-width along the unit vector `n` of a bounding ellipsoid or cylinder."""
+    a, b, c = _dot(reach[0], n), _dot(reach[1], n), _dot(reach[2], n)
+    if round_:
+        return math.sqrt(a * a + b * b + c * c)
+    return math.sqrt(a * a + b * b) + abs(c)
+
+
+@nb.njit(cache=True)
+def _column_ray(view: Any, columns: int, column: int, origin: Any, ray: Any) -> None:
+    """Origin and unnormalised direction of the (fictitious) middle row of one column."""
+    c = column - (columns - 1) / 2
+    pitch = math.sqrt(_dot(view.u, view.u))
+    normal = _cross(view.v, view.u)
+    normal /= math.sqrt(_dot(normal, normal))
+    if view.bend_mm > 0.0:
+        angle = c * pitch / view.bend_mm
+        across, along = view.bend_mm * math.sin(angle) / pitch, view.bend_mm * (math.cos(angle) - 1.0)
+    else:
+        across, along = c, 0.0
+    for i in range(3):
+        cell = view.detector[i] + across * view.u[i] + along * normal[i]
+        if view.parallel:
+            origin[i], ray[i] = cell, view.detector[i] - view.source[i]
+        else:
+            origin[i], ray[i] = view.source[i], cell - view.source[i]
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+def _cut_quadric(matrix: Any, centre: Any, flat: bool, line: Any, rows: Any, low: Any, high: Any) -> None:
+    """Intersect low…high with a sphere, or a cylinder if `flat`, for the rows [rows[0], rows[1])."""
+    origin, origin_step, ray, ray_step, middle = line
+    offset = origin - centre
+    q0, qs = np.empty(3), np.empty(3)
+    w0, ws = np.empty(3), np.empty(3)
+    for i in range(3):
+        scale = 0.0 if flat and i == 2 else 1.0
+        q0[i], qs[i] = scale * _dot(matrix[i], offset), scale * _dot(matrix[i], origin_step)
+        w0[i], ws[i] = scale * _dot(matrix[i], ray), scale * _dot(matrix[i], ray_step)
+    a0, a1, a2, as0, as1, as2 = q0[0], q0[1], q0[2], qs[0], qs[1], qs[2]
+    b0, b1, b2, bs0, bs1, bs2 = w0[0], w0[1], w0[2], ws[0], ws[1], ws[2]
+    for row in range(rows[0], rows[1]):
+        r = row - middle
+        x, y, z = a0 + r * as0, a1 + r * as1, a2 + r * as2
+        dx, dy, dz = b0 + r * bs0, b1 + r * bs1, b2 + r * bs2
+        a = max(dx * dx + dy * dy + dz * dz, 1e-200)  # a ray along the axis: the roots go to ±1e100 or to none
+        b = x * dx + y * dy + z * dz
+        under = b * b - a * (x * x + y * y + z * z - 1.0)
+        root, inverse = math.sqrt(max(under, 0.0)), 1.0 / a
+        near, far = (-b - root) * inverse, (-b + root) * inverse
+        low[row] = max(low[row], near if under > 0.0 else FAR)
+        high[row] = min(high[row], far if under > 0.0 else -FAR)
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _cut_cone(matrix: Any, centre: Any, k: float, line: Any, rows: Any, low: Any, high: Any) -> None:
+    """Intersect low…high with the nappe of q₀² + q₁² ≤ (1 + k·q₂)² that the end caps enclose."""
+    origin, origin_step, ray, ray_step, middle = line
+    for row in range(rows[0], rows[1]):
+        offset = origin + (row - middle) * origin_step - centre
+        direction = ray + (row - middle) * ray_step
+        x, y, base = _dot(matrix[0], offset), _dot(matrix[1], offset), 1.0 + k * _dot(matrix[2], offset)
+        dx, dy, dz = _dot(matrix[0], direction), _dot(matrix[1], direction), k * _dot(matrix[2], direction)
+        a, b, c = dx * dx + dy * dy - dz * dz, x * dx + y * dy - base * dz, x * x + y * y - base * base
+        if abs(a) < 1e-200:
+            a = 1e-200
+        under = b * b - a * c
+        if under <= 0.0:
+            if a > 0.0:
+                high[row] = -FAR
+            continue
+        total = -(b + math.copysign(math.sqrt(under), b))
+        near, far = min(total / a, c / total), max(total / a, c / total)
+        if a > 0.0:
+            low[row], high[row] = max(low[row], near), min(high[row], far)
+        elif dz > 0.0:  # steeper than the cone: it leaves this nappe only through a cap
+            low[row] = max(low[row], far)
+        else:
+            high[row] = min(high[row], near)
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
+def _cut_plane(plane: Any, line: Any, rows: Any, low: Any, high: Any) -> None:
+    """Intersect low…high with n·p ≤ d."""
+    origin, origin_step, ray, ray_step, middle = line
+    room0, room_step = plane[3] - _dot(plane, origin), -_dot(plane, origin_step)
+    along0, along_step = _dot(plane, ray), _dot(plane, ray_step)
+    for row in range(rows[0], rows[1]):
+        r = row - middle
+        along, room = along0 + r * along_step, room0 + r * room_step
+        along = along if abs(along) > 1e-200 else 1e-200
+        cut = min(max(room / along, -FAR), FAR)
+        low[row] = max(low[row], cut if along < 0.0 else -FAR)
+        high[row] = min(high[row], cut if along > 0.0 else FAR)
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _add_blob(matrix: Any, centre: Any, amplitude: float, line: Any, rows: Any, length: Any, total: Any) -> None:
+    """Add amplitude·√(2π)/|w|·exp(−½(|q|² − (q·w)²/|w|²)) per unit of t, times the length of e."""
+    origin, origin_step, ray, ray_step, middle = line
+    for row in range(rows[0], rows[1]):
+        offset = origin + (row - middle) * origin_step - centre
+        direction = ray + (row - middle) * ray_step
+        qq, qw, ww = 0.0, 0.0, 0.0
+        for i in range(3):
+            q, w = _dot(matrix[i], offset), _dot(matrix[i], direction)
+            qq, qw, ww = qq + q * q, qw + q * w, ww + w * w
+        total[row] += amplitude * length[row] * math.sqrt(2.0 * math.pi / ww) * math.exp(-0.5 * (qq - qw * qw / ww))
+
+
+@nb.njit(cache=True, error_model="numpy")
+def _shaded_rows(reach: Any, round_: bool, offset: Any, frame: Any, heights: Any, parallel: bool, rows: int) -> Any:
+    """Rows [start, stop) of one column that a bounding body at `offset` from the ray origin can shade; (0, 0) if none.
+
+    `frame` rows: unit horizontal ray, unit v, unit normal of the column's plane. `heights`: horizontal length of the
+    ray, its component along v, |v|, the middle row.
+    """
+    if abs(_dot(frame[2], offset)) > _support(reach, round_, frame[2]):
+        return 0, 0
+    across, up = _dot(frame[0], offset), _dot(frame[1], offset)
+    high = _support(reach, round_, frame[1])
+    horizontal, rise, step, middle = heights
+    if parallel:
+        if abs(rise) > 1e-9 * horizontal:
+            return 0, rows
+        low_row, high_row = (up - high) / step, (up + high) / step
+    else:
+        deep = _support(reach, round_, frame[0])
+        if across - deep <= 0.0:
+            return 0, rows
+        top, bottom = up + high, up - high
+        slope_high = top / (across - deep if top > 0 else across + deep)
+        slope_low = bottom / (across - deep if bottom < 0 else across + deep)
+        low_row, high_row = (slope_low * horizontal - rise) / step, (slope_high * horizontal - rise) / step
+    start = max(0.0, math.floor(low_row + middle))
+    stop = min(float(rows), math.ceil(high_row + middle) + 1.0)
+    return (0, 0) if stop <= start else (int(start), int(stop))
+
+
+@nb.njit(cache=True)
+def _add_shape(shapes: Any, s: int, rows: Any, line: Any, parallel: bool, work: Any, amounts: Any) -> None:
+    """Add one shape's chords to `amounts` (materials, rows); `work` is low, high and ray length (3, rows)."""
+    low, high, length = work[0], work[1], work[2]
+    start, stop = rows
+    gains, loses = shapes.gains[s], shapes.loses[s]
+    p = shapes.first[s]
+    if shapes.surface[p] == BLOB:
+        low[start:stop] = 0.0
+        _add_blob(shapes.matrix[p], shapes.centre[p], shapes.amplitude[s], line, rows, length, low)
+    else:
+        low[start:stop] = -FAR if parallel else 0.0
+        high[start:stop] = FAR if parallel else 1.0
+        for p in range(shapes.first[s], shapes.first[s + 1]):
+            surface = shapes.surface[p]
+            if surface == CONE:
+                _cut_cone(shapes.matrix[p], shapes.centre[p], shapes.slope[p], line, rows, low, high)
+            elif surface in (SPHERE, CYLINDER):
+                _cut_quadric(shapes.matrix[p], shapes.centre[p], surface == CYLINDER, line, rows, low, high)
+            for k in range(shapes.plane_first[p], shapes.plane_first[p + 1]):
+                _cut_plane(shapes.planes[k], line, rows, low, high)
+        for row in range(start, stop):
+            low[row] = max(high[row] - low[row], 0.0) * length[row]
+    for row in range(start, stop):
+        amounts[gains, row] += low[row]
+    if loses >= 0:
+        for row in range(start, stop):
+            amounts[loses, row] -= low[row]
+
+
+@nb.njit(cache=True)
+def _candidates(shapes: Any, view: Any, columns: int, half_rows: float) -> Any:
+    """Shapes that the view's rows can meet at all: most of a long body lies outside a multi-row detector."""
+    n = len(shapes.gains)
+    kept = np.empty(n, np.int64)
+    count = 0
+    step = math.sqrt(_dot(view.v, view.v))
+    up = view.v / step
+    origin, ray = np.empty(3), np.empty(3)
+    lowest, highest = FAR, -FAR
+    for column in range(columns):
+        _column_ray(view, columns, column, origin, ray)
+        rise = _dot(ray, up)
+        horizontal = math.sqrt(max(_dot(ray, ray) - rise * rise, 1e-30))
+        lowest = min(lowest, (rise - half_rows * step) / horizontal)
+        highest = max(highest, (rise + half_rows * step) / horizontal)
+    for s in range(n):
+        p = shapes.first[s]
+        offset = shapes.centre[p] - view.source
+        height = _dot(offset, up)
+        across = math.sqrt(max(_dot(offset, offset) - height * height, 0.0))
+        reach = shapes.reach[p]
+        radius = math.sqrt(_dot(reach[0], reach[0]) + _dot(reach[1], reach[1]) + _dot(reach[2], reach[2]))
+        tall = _support(reach, shapes.round_[p], up)
+        if not view.parallel and across > radius:
+            top, bottom = height + tall, height - tall
+            over = bottom / (across - radius if bottom < 0 else across + radius) > highest
+            under = top / (across - radius if top > 0 else across + radius) < lowest
+            if over or under:
+                continue
+        kept[count] = s
+        count += 1
+    return kept[:count]
+
+
+@nb.njit(cache=True, nogil=True)
+def trace_view(shapes: Any, view: Any, out: Any) -> None:
+    """Fill `out` (materials, rows, columns) float32 with mm of each material: signed sums over the shapes."""
+    materials, rows, columns = out.shape
+    middle = (rows - 1) / 2
+    step = math.sqrt(_dot(view.v, view.v))
+    up, still = view.v / step, np.zeros(3)
+    kept = _candidates(shapes, view, columns, rows / 2)
+    amounts, work = np.empty((materials, rows)), np.empty((3, rows))
+    origin, ray, frame = np.empty(3), np.empty(3), np.empty((3, 3))
+    for column in range(columns):
+        _column_ray(view, columns, column, origin, ray)
+        line = (origin, view.v, ray, still, middle) if view.parallel else (origin, still, ray, view.v, middle)
+        rise = _dot(ray, up)
+        level = ray - rise * up
+        horizontal = math.sqrt(_dot(level, level))
+        frame[0], frame[1] = level / horizontal, up
+        frame[2] = _cross(frame[0], up)
+        for row in range(rows):
+            lift = rise if view.parallel else rise + (row - middle) * step
+            work[2, row] = math.sqrt(horizontal * horizontal + lift * lift)
+        amounts[:] = 0.0
+        heights = (horizontal, rise, step, middle)
+        for s in kept:
+            p = shapes.first[s]
+            shaded = _shaded_rows(
+                shapes.reach[p], shapes.round_[p], shapes.centre[p] - origin, frame, heights, view.parallel, rows
+            )
+            if shaded[1] > shaded[0]:
+                _add_shape(shapes, s, shaded, line, view.parallel, work, amounts)
+        for m in range(materials):
+            for row in range(rows):
+                out[m, row, column] = amounts[m, row]
+
+
+@nb.njit(cache=True, parallel=True)
+def trace_views(shapes: Any, views: Any, bend_mm: float, parallel: bool, out: Any) -> None:
+    """All of `views` (source, detector, u, v; each (views, 3)) into `out` (materials, views, rows, columns)."""
+    for i in nb.prange(out.shape[1]):
+        view = View(views[0][i], views[1][i], views[2][i], views[3][i], bend_mm, parallel)
+        trace_view(shapes, view, out[:, i])
+
+
+def trace(shapes: Table, geometry: Geometry, materials: int) -> Float32:
+    """(materials, views, rows, columns) float32 mm for every view of the geometry."""
+    out = np.empty((materials, *geometry.shape), np.float32)
+    views = (geometry.source, geometry.detector, geometry.u, geometry.v)
+    bend = 0.0 if geometry.curvature_mm is None else float(geometry.curvature_mm)
+    trace_views(shapes, views, bend, geometry.parallel, out)
+    return out
