@@ -64,7 +64,7 @@ def _head() -> list[str]:
         platform.processor(),
     )
     return [
-        f"Machine: {model}, {os.cpu_count()} processors, {THREADS} threads each case; Python {platform.python_version()}.",
+        f"Machine: {model}, {os.cpu_count()} processors, {THREADS} threads a case; Python {platform.python_version()}.",
         f"Commit: {commit.stdout.strip()}{' with changes' if dirty.stdout.strip() else ''}. Versions: {versions}.",
         "Median of three after a warm-up (one where a call takes over a minute); every case in its own process.",
     ]
@@ -80,8 +80,8 @@ def _version(name: str) -> str:
 def _group(title: str, cases: list[str]) -> list[str]:
     results = {case: measure(case) for case in cases}
     first = results[cases[0]]
-    rows = ["", f"## {title}", "", "| case | wall s | processor s | first call s | giga-updates/s | peak GiB | wall ÷ ours | score |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    names = ("case", "wall s", "processor s", "first call s", "giga-updates/s", "peak GiB", "wall ÷ ours", "score")
+    rows = ["", f"## {title}", "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for case, result in results.items():
         if isinstance(result, str):
             rows.append(f"| {case} | {result} | | | | | | |")
@@ -89,10 +89,8 @@ def _group(title: str, cases: list[str]) -> list[str]:
         ratio = f"{result.wall_s / first.wall_s:.2f}" if isinstance(first, Result) else ""
         rate = "" if result.giga_updates_per_s is None else f"{result.giga_updates_per_s:.2f}"
         score = ", ".join(f"{name} {value:.3g}" for name, value in result.score.items())
-        rows.append(
-            f"| {case} | {result.wall_s:.2f} | {result.cpu_s:.2f} | {result.first_s:.2f} | {rate} | {result.peak_gib:.2f}"
-            f" | {ratio} | {score} |"
-        )
+        times = f"{result.wall_s:.2f} | {result.cpu_s:.2f} | {result.first_s:.2f}"
+        rows.append(f"| {case} | {times} | {rate} | {result.peak_gib:.2f} | {ratio} | {score} |")
     return rows
 
 

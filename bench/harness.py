@@ -18,9 +18,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 THREADS = "2"
-FENCES = {name: THREADS for name in (
-    "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)} | {"MBIRJAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}  # fmt: skip
+FENCES = {
+    "NUMBA_NUM_THREADS": THREADS,
+    "OMP_NUM_THREADS": THREADS,
+    "OPENBLAS_NUM_THREADS": THREADS,
+    "MKL_NUM_THREADS": THREADS,
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": THREADS,
+    "MBIRJAX_NUM_CPU_DEVICES": "1",
+    "JAX_PLATFORMS": "cpu",
+}
 
 
 @dataclass(frozen=True, slots=True)

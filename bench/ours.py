@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench import work
-from bench.peers import MILLION_VOXELS, Case, _parallel_disc
+from bench.peers import VOXEL_COUNT, Case, parallel_disc
 from lampyris.model import Gantry, Geometry, GridRequest, Projections, Step
 from lampyris.projector import Projector, backproject
 from lampyris.recon import reconstruct
@@ -20,14 +20,14 @@ def backprojection() -> Case:
     """Voxel-driven FDK backprojection alone, 90 views of 384², 256³."""
     geometry, grid = work.cone(90), work.grid()
     ones = np.ones(geometry.shape, np.float32)
-    return lambda: backproject(ones, geometry, grid, weighting="fdk"), MILLION_VOXELS * 90
+    return lambda: backproject(ones, geometry, grid, weighting="fdk"), VOXEL_COUNT * 90
 
 
 def backprojection_curved() -> Case:
     """The same on a curved detector."""
     geometry, grid = work.cone(90, curved=True), work.grid()
     ones = np.ones(geometry.shape, np.float32)
-    return lambda: backproject(ones, geometry, grid, weighting="fdk"), MILLION_VOXELS * 90
+    return lambda: backproject(ones, geometry, grid, weighting="fdk"), VOXEL_COUNT * 90
 
 
 def _fdk(curved: bool) -> Case:
@@ -41,7 +41,7 @@ def _fdk(curved: bool) -> Case:
     def run() -> np.ndarray:
         return reconstruct(projections, Step.of("fdk"), "ramp", request).values
 
-    return run, MILLION_VOXELS * 360, work.root_mean_square_per_m
+    return run, VOXEL_COUNT * 360, work.root_mean_square_per_m
 
 
 def fdk() -> Case:
@@ -62,9 +62,9 @@ def _pair(direction: str, geometry: Geometry) -> Case:
         def score(projections: np.ndarray) -> dict[str, float]:
             return {"rms_error": float(np.sqrt(np.mean((projections - exact) ** 2)))}
 
-        return lambda: projector.forward(image), MILLION_VOXELS * geometry.views, score
+        return lambda: projector.forward(image), VOXEL_COUNT * geometry.views, score
     ones = np.ones(geometry.shape, np.float32)
-    return lambda: projector.adjoint(ones), MILLION_VOXELS * geometry.views
+    return lambda: projector.adjoint(ones), VOXEL_COUNT * geometry.views
 
 
 def forward_flat() -> Case:
@@ -106,7 +106,7 @@ def _one_slice(integrals: np.ndarray, geometry: Geometry, method: str, pixel_mm:
 
 def fbp_parallel() -> Case:
     """2-D FBP 512² from 984 × 888, parallel."""
-    sinogram, angles = _parallel_disc()
+    sinogram, angles = parallel_disc()
     geometry = Geometry.parallel_beam(angles, rows=1, columns=888, cell_mm=(1.0, 1.0))
     return _one_slice(sinogram[:, None], geometry, "fbp", 1.0), 512**2 * 984
 
@@ -120,7 +120,7 @@ def fbp_fan() -> Case:
 
 def fbp_stack() -> Case:
     """64 slices at once, parallel: the rate of a stack."""
-    sinogram, angles = _parallel_disc()
+    sinogram, angles = parallel_disc()
     geometry = Geometry.parallel_beam(angles, rows=64, columns=888, cell_mm=(1.0, 1.0))
     request = GridRequest(
         matrix=512, field_of_view_mm=512.0, centre_mm=(0.0, 0.0), slice_thickness_mm=1.0, first_mm=-31.5, last_mm=31.5

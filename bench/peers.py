@@ -15,7 +15,7 @@ from lampyris.model import Geometry, Orbit
 Case = (
     tuple[Callable[[], Any], float | None] | tuple[Callable[[], Any], float | None, Callable[[Any], dict[str, float]]]
 )
-MILLION_VOXELS = work.VOXELS**3
+VOXEL_COUNT = work.VOXELS**3
 
 
 def _rtk_geometry(geometry: Geometry) -> Any:
@@ -24,10 +24,8 @@ def _rtk_geometry(geometry: Geometry) -> Any:
     orbit = Orbit.of(geometry)
     theirs = RTK.ThreeDCircularProjectionGeometry.New()
     for phi, y in zip(np.rad2deg(orbit.gantry_angle_rad), orbit.axial_mm, strict=True):
-        theirs.AddProjection(
-            orbit.gantry.source_to_isocentre_mm, orbit.gantry.source_to_detector_mm, float(phi), 0.0, float(y), 0.0, 0.0,
-            0.0, float(y),
-        )  # fmt: skip
+        source, detector = orbit.gantry.source_to_isocentre_mm, orbit.gantry.source_to_detector_mm
+        theirs.AddProjection(source, detector, float(phi), 0.0, float(y), 0.0, 0.0, 0.0, float(y))
     return theirs
 
 
@@ -82,10 +80,10 @@ def rtk_fdk() -> Case:
         fdk.Update()
         return np.asarray(itk.array_from_image(fdk.GetOutput()))
 
-    return run, MILLION_VOXELS * 360, lambda image: work.root_mean_square_per_m(_from_rtk(image))
+    return run, VOXEL_COUNT * 360, lambda image: work.root_mean_square_per_m(_from_rtk(image))
 
 
-def _rtk_back(name: str, views: int, curved: bool, geometry: Geometry) -> Case:
+def _rtk_back(name: str, geometry: Geometry) -> Case:
     import itk
     from itk import RTK
 
@@ -94,24 +92,24 @@ def _rtk_back(name: str, views: int, curved: bool, geometry: Geometry) -> Case:
     kind = getattr(RTK, name)
 
     def run() -> np.ndarray:
-        back = (kind[images, images] if name.startswith("Joseph") else kind[images, images]).New()
+        back = kind[images, images].New()
         back.SetInput(0, _rtk_volume())
         back.SetInput(1, projections)
         back.SetGeometry(theirs)
         back.Update()
         return np.asarray(itk.array_from_image(back.GetOutput()))
 
-    return run, MILLION_VOXELS * views
+    return run, VOXEL_COUNT * geometry.views
 
 
 def rtk_backprojection() -> Case:
     """Voxel-driven FDK backprojection alone, 90 views."""
-    return _rtk_back("FDKBackProjectionImageFilter", 90, False, work.cone(90))
+    return _rtk_back("FDKBackProjectionImageFilter", work.cone(90))
 
 
 def rtk_joseph_adjoint() -> Case:
     """Joseph's backprojection, the transpose of his forward projection, 90 views."""
-    return _rtk_back("JosephBackProjectionImageFilter", 90, False, work.cone(90))
+    return _rtk_back("JosephBackProjectionImageFilter", work.cone(90))
 
 
 def rtk_joseph_forward() -> Case:
@@ -136,7 +134,7 @@ def rtk_joseph_forward() -> Case:
     def score(projections: np.ndarray) -> dict[str, float]:
         return {"rms_error": float(np.sqrt(np.mean((projections - exact) ** 2)))}
 
-    return run, MILLION_VOXELS * 90, score
+    return run, VOXEL_COUNT * 90, score
 
 
 def mbirjax_fdk() -> Case:
@@ -154,10 +152,10 @@ def mbirjax_fdk() -> Case:
     )
     model.set_params(no_warning=True, recon_shape=(work.VOXELS,) * 3)
     sinogram = work.integrals(geometry)
-    return lambda: np.asarray(model.direct_recon(sinogram)), MILLION_VOXELS * 360
+    return lambda: np.asarray(model.direct_recon(sinogram)), VOXEL_COUNT * 360
 
 
-def _parallel_disc() -> tuple[np.ndarray, np.ndarray]:
+def parallel_disc() -> tuple[np.ndarray, np.ndarray]:
     """Sinogram (984 views, 888 cells of 1 pixel) of a disc of radius 150 px and μ 0.02, and its angles in degrees."""
     angles = np.arange(984) * 180.0 / 984
     s = np.arange(888) - 443.5
@@ -170,7 +168,7 @@ def skimage_fbp() -> Case:
     """2-D FBP 512² from 984 × 888, parallel."""
     from skimage.transform import iradon
 
-    sinogram, angles = _parallel_disc()
+    sinogram, angles = parallel_disc()
     columns = np.ascontiguousarray(sinogram.T)
     return lambda: iradon(columns, angles, output_size=512, filter_name="ramp", circle=False), 512**2 * 984
 
@@ -179,7 +177,7 @@ def astra_fbp() -> Case:
     """2-D FBP 512² from 984 × 888, parallel, on the CPU with the linear projector."""
     import astra
 
-    sinogram, angles = _parallel_disc()
+    sinogram, angles = parallel_disc()
     volume = astra.create_vol_geom(512, 512)
     geometry = astra.create_proj_geom("parallel", 1.0, 888, np.deg2rad(angles))
     projector = astra.create_projector("linear", geometry, volume)
