@@ -73,7 +73,8 @@ class RawScan:
     `dark` (rows, columns): mean count without beam; `air` (spots, rows, columns): mean count, dark not subtracted,
     without object at `air_exposure_mas`; view i belongs to focal spot i mod spots. `bad_cells` (rows, columns).
     None = was not delivered; the correction chain refuses what it needs and lacks.
-    `applied` names the corrections that the scanner made already (they are not made again).
+    `applied` names the corrections that the scanner made already (they are not made again). `water_per_mm` is the
+    attenuation of water that the scanner's own beam-hardening correction refers to, where a file says so.
     `id` is the digest of the content.
     """
 
@@ -88,6 +89,7 @@ class RawScan:
     noise: Noise | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     applied: tuple[str, ...] = ()
+    water_per_mm: float | None = None
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class RawScan:
             raise InputError(
                 f"exposure of view {int(self.exposure_mas.argmin())} is {self.exposure_mas.min()} mAs, expected > 0"
             )
+        _check_water(self.water_per_mm)
         if self.dark is not None:
             set_(self, "dark", _calibration(self.dark, "dark", (rows, columns)))
         if self.air is not None:
@@ -160,6 +163,7 @@ class RawScan:
             else list(spectrum.bowtie.materials),
             "acquisition": {f.name: _plain(getattr(self.acquisition, f.name)) for f in fields(Acquisition)},
             "applied": list(self.applied),
+            "water_per_mm": self.water_per_mm,
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -228,8 +232,7 @@ class Projections:
             array = np.asarray(getattr(self, name))
             if array.shape != self.geometry.shape or array.dtype != np.float32:
                 raise InputError(f"{name} are {array.dtype} {array.shape}, expected float32 {self.geometry.shape}")
-        if self.water_per_mm is not None and not 1e-3 < self.water_per_mm < 1:
-            raise InputError(f"water attenuation {self.water_per_mm} /mm: expected 0.001…1; given in 1/cm?")
+        _check_water(self.water_per_mm)
 
     def with_correction(self, integrals: Float32, correction: Applied, **changes: Any) -> "Projections":
         """The same projections after one more correction."""
@@ -241,6 +244,11 @@ def _calibration(values: Any, name: str, shape: tuple[int | None, ...]) -> Any:
         return frozen(values, np.float32, name, shape)
     except InputError as error:
         raise CalibrationError(f"{error}; another collimation or another scanner's calibration?") from error
+
+
+def _check_water(water_per_mm: float | None) -> None:
+    if water_per_mm is not None and not 1e-3 < water_per_mm < 1:
+        raise InputError(f"water attenuation {water_per_mm} /mm: expected 0.001…1; given in 1/cm?")
 
 
 def _plain(value: Any) -> Any:
