@@ -1,0 +1,259 @@
+"""Study, provenance and UIDs → the DICOM attributes that every image of a series shares.
+
+Sources: DICOM PS3.3 C.7.1.1 (Patient), C.7.2.1 (Study), C.7.3.1 (Series), C.7.5.1 (Equipment), C.12.1 (SOP Common, with
+Contributing Equipment); PS3.16 CID 7005, 4052, 10024.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydicom import config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat, validate_value
+
+from lampyris.dicom.ids import IMPLEMENTATION_CLASS_UID, SeriesIds
+from lampyris.dicom.provenance import Provenance
+from lampyris.dicom.voxels import HIGHEST, LOWEST, Rescale
+from lampyris.model import Acquisition, Grid, InputError, Study, Volume
+
+CTDI_PHANTOM_CODES = {160.0: ("113690", "IEC Head Dosimetry Phantom"), 320.0: ("113691", "IEC Body Dosimetry Phantom")}
+"""By diameter in mm: DICOM CID 4052."""
+
+SCANNER_KEYWORDS = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
+"""Fields of an Acquisition that name the scanner."""
+
+_TEXT = {"CS", "LO", "SH", "ST", "LT", "PN", "DA", "TM", "DT", "AS", "UI", "IS"}
+
+
+def put(dataset: Dataset, keyword: str, value: Any) -> None:
+    """Set one attribute; None stays out. Raises InputError, without the value, if DICOM does not allow it."""
+    if value is None:
+        return
+    vr = dictionary_VR(keyword)
+    several = list(value) if isinstance(value, list | tuple) else [value]
+    try:
+        if vr == "DS":
+            several = [DSfloat(float(one), auto_format=True) for one in several]
+        elif vr == "IS":
+            several = [round(one) for one in several]
+        elif vr == "FD":
+            several = [float(one) for one in several]
+        elif vr in _TEXT:
+            for one in several:
+                validate_value(vr, one, config.RAISE)
+    except (ValueError, TypeError, OverflowError):
+        lengths = ", ".join(str(len(str(one))) for one in several)
+        raise InputError(
+            f"{keyword} is no valid DICOM {vr}: {lengths} characters; wrong form, too long, or a forbidden character?"
+        ) from None
+    setattr(dataset, keyword, several if isinstance(value, list | tuple) else several[0])
+
+
+def put_all(dataset: Dataset, source: object, keywords: Iterable[str]) -> None:
+    """Copy the named fields of a dataclass whose names are DICOM keywords; None stays out."""
+    for keyword in keywords:
+        put(dataset, keyword, getattr(source, keyword))
+
+
+def code(value: str, scheme: str, meaning: str) -> Sequence:
+    """A code sequence of one item, PS3.3 table 8.8-1."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return Sequence([item])
+
+
+def item(keyword_values: dict[str, Any]) -> Dataset:
+    """One sequence item; None stays out, sequences go in as they are."""
+    made = Dataset()
+    for keyword, value in keyword_values.items():
+        if isinstance(value, Sequence):
+            setattr(made, keyword, value)
+        else:
+            put(made, keyword, value)
+    return made
+
+
+def ctdi_phantom(diameter_mm: float | None) -> Sequence | None:
+    """CTDIPhantomTypeCodeSequence of a 160 or 320 mm phantom; None if the diameter is not known."""
+    if diameter_mm is None:
+        return None
+    if diameter_mm not in CTDI_PHANTOM_CODES:
+        raise InputError(f"CTDI phantom of {diameter_mm} mm: DICOM knows 160 mm (head) and 320 mm (body); given in cm?")
+    value, meaning = CTDI_PHANTOM_CODES[diameter_mm]
+    return code(value, "DCM", meaning)
+
+
+def wed_method() -> Sequence:
+    """How the water-equivalent diameter of a `Dose` was found: CID 10024."""
+    return code("113982", "DCM", "Water Equivalent Diameter Integrated Across Scan Range")
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What the caller says of the series: its number, its description and the time of writing."""
+
+    SeriesNumber: int
+    SeriesDescription: str
+    now: datetime
+
+
+def common(study: Study, provenance: Provenance, ids: SeriesIds, label: Label) -> Dataset:
+    """Patient, study, series, frame of reference, equipment and SOP common: the same in every image."""
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    _patient_and_study(dataset, study, ids)
+    _series(dataset, provenance.acquisition, ids, label)
+    _equipment(dataset, study, provenance, label.now)
+    return dataset
+
+
+def _patient_and_study(dataset: Dataset, study: Study, ids: SeriesIds) -> None:
+    put_all(
+        dataset,
+        study,
+        (
+            "PatientName",
+            "PatientID",
+            "IssuerOfPatientID",
+            "PatientBirthDate",
+            "PatientSex",
+            "PatientAge",
+            "StudyID",
+            "StudyDate",
+            "StudyTime",
+            "StudyDescription",
+            "AccessionNumber",
+            "ReferringPhysicianName",
+        ),
+    )
+    dataset.StudyInstanceUID = ids.study
+
+
+def _series(dataset: Dataset, acquisition: Acquisition, ids: SeriesIds, label: Label) -> None:
+    now = label.now
+    dataset.Modality = "CT"
+    dataset.SeriesInstanceUID = ids.series
+    put(dataset, "SeriesNumber", label.SeriesNumber)
+    put(dataset, "SeriesDescription", label.SeriesDescription)
+    put_all(dataset, acquisition, ("ProtocolName", "BodyPartExamined", "PatientPosition"))
+    dataset.FrameOfReferenceUID = ids.frame_of_reference
+    dataset.PositionReferenceIndicator = ""
+    for kind in ("Series", "Content", "InstanceCreation"):
+        setattr(dataset, f"{kind}Date", now.strftime("%Y%m%d"))
+        setattr(dataset, f"{kind}Time", now.strftime("%H%M%S.%f"))
+
+
+def _equipment(dataset: Dataset, study: Study, provenance: Provenance, now: datetime) -> None:
+    """Lampyris made these instances and is their equipment; the scanner that measured contributed.
+
+    See docs/decisions/0070.
+    """
+    acquisition = provenance.acquisition
+    made_by = {
+        "Manufacturer": "Lampyris",
+        "ManufacturerModelName": "Lampyris reconstruction",
+        "SoftwareVersions": provenance.software_version,
+    }
+    for keyword, value in made_by.items():
+        put(dataset, keyword, value)
+    put(dataset, "InstitutionName", study.InstitutionName)
+    contributions = [
+        item(
+            made_by
+            | {
+                "PurposeOfReferenceCodeSequence": code("109102", "DCM", "Processing Equipment"),
+                "ContributionDateTime": now.strftime("%Y%m%d%H%M%S.%f"),
+                "ContributionDescription": provenance.contribution(),
+            }
+        )
+    ]
+    if acquisition.Manufacturer:
+        scanner = {name: getattr(acquisition, name) for name in SCANNER_KEYWORDS}
+        measured = {"PurposeOfReferenceCodeSequence": code("109101", "DCM", "Acquisition Equipment")}
+        contributions.append(item(scanner | measured))
+    dataset.ContributingEquipmentSequence = Sequence(contributions)
+
+
+def file_meta(sop_class: str, instance: str, software_version: str) -> FileMetaDataset:
+    """Group 0002: explicit VR little endian, uncompressed, written by Lampyris."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    meta.MediaStorageSOPInstanceUID = UID(instance)
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = f"LAMPYRIS_{software_version}"[:16]
+    return meta
+
+
+CT_IMAGE_KEYWORDS = (
+    "KVP",
+    "RevolutionTime",
+    "SpiralPitchFactor",
+    "TableFeedPerRotation",
+    "SingleCollimationWidth",
+    "TotalCollimationWidth",
+    "DataCollectionDiameter",
+    "GantryDetectorTilt",
+    "FilterType",
+    "AcquisitionType",
+)
+"""Fields of an Acquisition that go into a CT Image as they are."""
+
+
+def orientation(grid: Grid) -> list[float]:
+    """ImageOrientationPatient: direction along a row (columns increasing), then down a column."""
+    return [*grid.axes[2].tolist(), *grid.axes[1].tolist()]
+
+
+def field_of_view_mm(grid: Grid) -> float:
+    """The longer side of the image."""
+    return max(grid.shape[1] * grid.spacing_mm[1], grid.shape[2] * grid.spacing_mm[2])
+
+
+def put_pixels(dataset: Dataset, page: Volume, rescale: Rescale, slices: slice) -> None:
+    """Image Pixel module: signed 16 bits, one sample, the chosen slices one after another."""
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = page.grid.shape[1:]
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.PixelRepresentation = 1
+    dataset.PixelPaddingValue = rescale.padding
+    dataset.LossyImageCompression = "00"
+    dataset.BurnedInAnnotation = "NO"
+    valid = None if page.valid is None else page.valid[slices]
+    dataset.add_new("PixelData", "OW", rescale.store(page.values[slices], valid).tobytes())
+
+
+def window(page: Volume, rescale: Rescale) -> Dataset:
+    """VOI: soft tissue and lung for HU; for 1/mm the whole range, exactly linear as its width is far below 1."""
+    found = Dataset()
+    if page.quantity == "HU":
+        put(found, "WindowCenter", [40, -600])
+        put(found, "WindowWidth", [400, 1500])
+        found.WindowCenterWidthExplanation = ["SOFT_TISSUE", "LUNG"]
+        return found
+    measured = page.values if page.valid is None else page.values[page.valid]
+    low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 0.0)
+    put(found, "WindowCenter", (low + high) / 2)
+    put(found, "WindowWidth", max(high - low, rescale.slope))
+    found.VOILUTFunction = "LINEAR_EXACT"
+    return found
+
+
+def per_mm_mapping(rescale: Rescale) -> Sequence:
+    """Real-world value mapping to 1/mm: says with a unit what RescaleType US leaves unspecified (decision 0071)."""
+    mapping = Dataset()
+    mapping.RealWorldValueIntercept = rescale.intercept
+    mapping.RealWorldValueSlope = rescale.slope
+    mapping.add_new("RealWorldValueFirstValueMapped", "SS", LOWEST)
+    mapping.add_new("RealWorldValueLastValueMapped", "SS", HIGHEST)
+    mapping.LUTExplanation = "Linear attenuation coefficient in 1/mm"
+    mapping.LUTLabel = "MU_PER_MM"
+    mapping.MeasurementUnitsCodeSequence = code("/mm", "UCUM", "per millimeter")
+    return Sequence([mapping])

@@ -1,0 +1,196 @@
+"""Scan, recipe, corrections, exposure and dose → what an image says of its own making, in plain language."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import lampyris
+from lampyris.model import Acquisition, Applied, Assessment, InputError, Projections, Recipe, Volume
+
+STATEMENT = "Research software, not for diagnosis."
+
+ANALYTIC_METHODS = ("auto", "fbp", "fdk", "wfbp")
+"""Reconstruction methods that DICOM calls FILTER_BACK_PROJ, (0018,9315)."""
+
+_KERNEL_GROUPS = {"body": "SOFT_TISSUE", "soft": "SOFT_TISSUE", "lung": "LUNG", "bone": "BONE", "brain": "BRAIN"}
+
+_PLAIN = {
+    "dark_air": "dark and air calibration",
+    "bad_cells": "bad cells interpolated",
+    "log": "logarithm",
+    "scatter": "scatter",
+    "water_beam_hardening": "water beam hardening",
+    "bone_beam_hardening": "bone beam hardening",
+    "ring": "ring correction",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Exposure facts under their DICOM keywords, mA, ms and mAs; None = not known."""
+
+    XRayTubeCurrentInmA: float | None = None
+    ExposureTimeInms: float | None = None
+    ExposureInmAs: float | None = None
+    ExposureModulationType: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """CTDIvol mGy, DLP mGy·cm, size-specific dose estimate mGy, water-equivalent diameter mm (mean over the scan)."""
+
+    CTDIvol: float | None = None
+    DLP: float | None = None
+    SSDE: float | None = None
+    WaterEquivalentDiameter: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an image came from: everything that is written about its making, none of it computed with.
+
+    `SliceThickness` mm, `ReconstructionDiameter` mm, `ReconstructionAngle` degrees of rotation that a point of the axis
+    is reconstructed from, `ReconstructionAlgorithm` a DICOM defined term (None: derived for the analytic methods, left
+    out otherwise); `verdict` and `reasons` of the gate.
+    """
+
+    scan_id: str
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    recipe: Recipe | None = None
+    history: tuple[Applied, ...] = ()
+    software_version: str = lampyris.__version__
+    exposure: Exposure = field(default_factory=Exposure)
+    dose: Dose = field(default_factory=Dose)
+    SliceThickness: float | None = None
+    ConvolutionKernel: str | None = None
+    ReconstructionAlgorithm: str | None = None
+    ReconstructionDiameter: float | None = None
+    ReconstructionAngle: float | None = None
+    verdict: str | None = None
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("SliceThickness", "ReconstructionDiameter"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} is {value} mm, expected > 0")
+
+    @staticmethod
+    def of(projections: Projections, recipe: Recipe, assessment: Assessment | None = None) -> "Provenance":
+        """The provenance of an image that this recipe made of these projections.
+
+        Exposure is written only with a known spectrum: without one, exposures may be in relative units.
+        """
+        figures = {} if assessment is None else {one.name: one.value for one in assessment.figures}
+        return Provenance(
+            scan_id=projections.scan_id,
+            acquisition=projections.acquisition,
+            recipe=recipe,
+            history=projections.history,
+            exposure=_exposure(projections),
+            dose=Dose(*(figures.get(name) for name in ("CTDIvol", "DLP", "SSDE", "Dw"))),
+            SliceThickness=recipe.grid.slice_thickness_mm,
+            ReconstructionAngle=_angle(projections),
+            verdict=None if assessment is None else assessment.verdict,
+            reasons=() if assessment is None else assessment.reasons,
+        )
+
+    @property
+    def recipe_digest(self) -> str:
+        return "" if self.recipe is None else self.recipe.digest()
+
+    @property
+    def kernel(self) -> str | None:
+        return self.ConvolutionKernel or (None if self.recipe is None else self.recipe.kernel)
+
+    @property
+    def kernel_group(self) -> str | None:
+        """DICOM's group of the kernel, (0018,9316); None if its name does not say."""
+        words = (self.kernel or "").lower().replace("-", "_").split("_")
+        return next((_KERNEL_GROUPS[word] for word in words if word in _KERNEL_GROUPS), None)
+
+    @property
+    def algorithm(self) -> str | None:
+        if self.ReconstructionAlgorithm or self.recipe is None:
+            return self.ReconstructionAlgorithm
+        return "FILTER_BACK_PROJ" if self.recipe.method.name in ANALYTIC_METHODS else None
+
+    def series_description(self) -> str:
+        """Recipe, kernel, thickness and dose fraction, such as “routine body 1 mm 10% dose”."""
+        words = ["Lampyris" if self.recipe is None else self.recipe.name]
+        words += [] if self.kernel is None else [self.kernel]
+        words += [] if self.SliceThickness is None else [f"{self.SliceThickness:g} mm"]
+        fraction = self.acquisition.dose_fraction
+        words += [] if fraction == 1.0 else [f"{100 * fraction:.3g}% dose"]
+        return " ".join(words)
+
+    def derivation(self, volume: Volume) -> str:
+        """How the image was made, for DerivationDescription (0008,2111)."""
+        steps = [_PLAIN.get(one.name, one.name.replace("_", " ")) for one in self.history]
+        corrected = f" Corrections: {', '.join(steps)}." if steps else ""
+        method = "" if self.recipe is None else f" by {self.recipe.method.name}"
+        kernel = "" if self.kernel is None else f" with kernel {self.kernel}"
+        unit = "Hounsfield units" if volume.quantity == "HU" else "linear attenuation in 1/mm"
+        text = f"Reconstructed from the raw measurement{method}{kernel}.{corrected} Values are {unit}."
+        return _within(text, 1024)
+
+    def contribution(self) -> str:
+        """What Lampyris did, for ContributionDescription (0018,A003)."""
+        recipe = "no recipe"
+        if self.recipe is not None:
+            recipe = f"recipe {self.recipe.name} {self.recipe.version}, SHA-256 {self.recipe_digest}"
+        return _within(f"Reconstruction from raw counts, {recipe}, scan {self.scan_id}. {STATEMENT}", 1024)
+
+    def comments(self, volume: Volume) -> str:
+        """Everything a reader of the image should know, for ImageComments (0020,4000)."""
+        dose = self.dose
+        figures = (
+            ("CTDIvol", dose.CTDIvol, "mGy"),
+            ("DLP", dose.DLP, "mGy.cm"),
+            ("SSDE", dose.SSDE, "mGy"),
+            ("water-equivalent diameter", dose.WaterEquivalentDiameter, "mm"),
+        )
+        known = [f"{name} {value:.4g} {unit}" for name, value, unit in figures if value is not None]
+        fraction = self.acquisition.dose_fraction
+        sentences = [STATEMENT, f"Lampyris {self.software_version}.", self.derivation(volume), self.contribution()]
+        sentences += [f"Dose: {', '.join(known)}."] if known else []
+        sentences += [f"Stands for {100 * fraction:.3g}% of the protocol's dose."] if fraction != 1.0 else []
+        sentences += [f"Quality gate: {self.verdict}."] if self.verdict else []
+        sentences += [f"Because: {'; '.join(self.reasons)}."] if self.reasons else []
+        return _within(" ".join(sentences), 10240)
+
+
+def _within(text: str, characters: int) -> str:
+    if len(text) > characters:
+        raise InputError(f"{len(text)} characters about the making of the image, DICOM takes {characters}")
+    return text
+
+
+def _turns(projections: Projections) -> float:
+    """How often the source went round; 0 if it did not."""
+    source = projections.geometry.source
+    if len(source) < 2:
+        return 0.0
+    swept = np.abs(np.diff(np.unwrap(np.arctan2(source[:, 0], source[:, 2])))).sum()
+    return float(swept) / (2 * math.pi) * len(source) / (len(source) - 1)
+
+
+def _angle(projections: Projections) -> float | None:
+    """Rotation that a point of the axis is seen during: one pitch-th of a turn in a helix, all of it otherwise."""
+    turns, pitch = _turns(projections), projections.acquisition.SpiralPitchFactor
+    if turns == 0:
+        return None
+    return 360.0 * min(turns, 1 / pitch) if pitch else 360.0 * turns
+
+
+def _exposure(projections: Projections) -> Exposure:
+    """mAs per turn from exposures per view, and mA where the time of a turn is known too."""
+    views, turns = projections.exposure_mas, _turns(projections)
+    if views is None or projections.spectrum is None or turns == 0:
+        return Exposure()
+    modulation = "NONE" if np.ptp(views) <= 1e-6 * views.max() else "PER_VIEW"
+    per_turn, seconds = float(views.sum()) / turns, projections.acquisition.RevolutionTime
+    if not seconds:
+        return Exposure(ExposureInmAs=per_turn, ExposureModulationType=modulation)
+    return Exposure(per_turn / seconds, 1000 * seconds, per_turn, modulation)
