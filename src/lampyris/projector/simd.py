@@ -5,16 +5,13 @@ and an axial part (a resampling with a constant step). With the axial index cont
 registers for 16 results. Numba vectorises neither by itself (possible aliasing, data-dependent indices), so both are
 written as LLVM vectors. See docs/decisions/0010-simd-in-numba.md.
 
-For use inside `numba.njit` functions; all arrays are one-dimensional, contiguous float32, all runs are half open:
+For use inside `numba.njit` functions; arrays are one-dimensional, contiguous float32, runs are half open:
 
-- ``blend(out, start, stop, rows, at_a, at_b, weight_a, weight_b)``:
-  out[j] = weight_a·rows[at_a + j] + weight_b·rows[at_b + j]
-- ``blend_add(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b)``: the same, added to out[at + j]
-- ``interpolate(out, at, start, stop, table, position, step)``:
-  out[at + k] = table interpolated linearly at position + k·step
-- ``interpolate_add(…)``: the same, added to out[at + k]
-- ``interpolate_add_pair(out, weight, start, stop, table, weight_table, position, step)``: two tables read at the same
-  places, added to two accumulators
+- ``blend(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b)``:
+  out[at + j] = weight_a·rows[at_a + j] + weight_b·rows[at_b + j]
+- ``interpolate_add(out, ats, start, stop, table, origins, position, step)``:
+  out[ats[i] + k] += table[origins[i]:] read linearly at position + k·step, for each i of two tuples of offsets: several
+  tables in one array, read at the same places, added to several runs of another
 
 Offsets and bounds are int64; `position` and `step` float64, weights float32; step ≥ 0, and every position reached must
 be ≥ 0. `SLACK` entries of an input behind the last one wanted must be readable (their values do not matter; arrays from
@@ -190,6 +187,7 @@ class _Vector:
         return here, there
 
     def interpolated(self, table: Any, places: tuple[Any, Any, Any], count: Any, *, near: bool) -> Any:
+        """The table at `places`; `near` where the entries wanted lie in two registers."""
         base, index, weight = places
         registers = near and instruction_set() != PORTABLE
         here, there = self.looked_up(table, base, index) if registers else self.gathered(table, base, index, count)
@@ -200,118 +198,76 @@ def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     return context.make_array(kind)(context, builder, value).data
 
 
-def _blend_vector(add: bool) -> Any:
-    @intrinsic
-    def one(typing, out, at, count, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def] # noqa: ARG001
-        signature = types.void(out, at, count, rows, at_a, at_b, weight_a, weight_b)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            vector = _Vector(builder)
-            target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-            left = vector.mul(vector.load(source, args[4]), vector.splat(args[6]))
-            right = vector.mul(vector.load(source, args[5]), vector.splat(args[7]))
-            vector.put(vector.add(left, right), target, args[1], args[2], add=add)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return one
-
-
-def _interpolate_vector(add: bool, near: bool) -> Any:
-    @intrinsic
-    def one(typing, out, at, count, table, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
-        signature = types.void(out, at, count, table, place, step)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            vector = _Vector(builder)
-            target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-            value = vector.interpolated(source, vector.places(args[4], args[5]), args[2], near=near)
-            vector.put(value, target, args[1], args[2], add=add)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return one
-
-
 @intrinsic
-def _pair(typing, out, weight, at, count, table, weight_table, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
-    signature = types.void(out, weight, at, count, table, weight_table, place, step)
+def _blend(typing, out, at, count, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def] # noqa: ARG001
+    signature = types.void(out, at, count, rows, at_a, at_b, weight_a, weight_b)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = _Vector(builder)
-        places = vector.places(args[6], args[7])
-        for target, source in ((0, 4), (1, 5)):
-            table = _data(context, builder, signature.args[source], args[source])
-            value = vector.interpolated(table, places, args[3], near=True)
-            vector.put(value, _data(context, builder, signature.args[target], args[target]), args[2], args[3], add=True)
+        target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
+        left = vector.mul(vector.load(source, args[4]), vector.splat(args[6]))
+        right = vector.mul(vector.load(source, args[5]), vector.splat(args[7]))
+        vector.put(vector.add(left, right), target, args[1], args[2], add=False)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-_blend, _blend_add = _blend_vector(False), _blend_vector(True)
-_near, _far = _interpolate_vector(False, True), _interpolate_vector(False, False)
-_near_add, _far_add = _interpolate_vector(True, True), _interpolate_vector(True, False)
+def _look_up(*, near: bool) -> Any:
+    """One vector from each of the tables that begin at `origins`, read at the same places, added at `ats`."""
+
+    @intrinsic
+    def one(typing, out, ats, k, count, table, origins, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
+        signature = types.void(out, ats, k, count, table, origins, place, step)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            vector = _Vector(builder)
+            target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4))
+            base, index, weight = vector.places(args[6], args[7])
+            for i in range(signature.args[1].count):
+                at, origin = (builder.extract_value(args[j], i) for j in (1, 5))
+                places = builder.add(base, origin), index, weight
+                value = vector.interpolated(source, places, args[3], near=near)
+                vector.put(value, target, builder.add(at, args[2]), args[3], add=True)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return one
 
 
-# ---- the runs
+_near, _far = _look_up(near=True), _look_up(near=False)
+
+
+# ---- the runs: whole vectors (the constant count lets LLVM drop the other case), then what is left
 
 
 @nb.njit(forceinline=True, cache=True)
-def blend(out, start, stop, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def]
-    """out[j] = weight_a·rows[at_a + j] + weight_b·rows[at_b + j] for start ≤ j < stop."""
-    for j in range(start, stop, LANES):
-        _blend(out, j, stop - j, rows, at_a + j, at_b + j, weight_a, weight_b)
+def blend(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def]
+    """out[at + j] = weight_a·rows[at_a + j] + weight_b·rows[at_b + j] for start ≤ j < stop."""
+    j = start
+    while j + LANES <= stop:
+        _blend(out, at + j, LANES, rows, at_a + j, at_b + j, weight_a, weight_b)
+        j += LANES
+    if j < stop:
+        _blend(out, at + j, stop - j, rows, at_a + j, at_b + j, weight_a, weight_b)
 
 
 @nb.njit(forceinline=True, cache=True)
-def blend_add(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def]
-    """out[at + j] += weight_a·rows[at_a + j] + weight_b·rows[at_b + j] for start ≤ j < stop."""
-    for j in range(start, stop, LANES):
-        _blend_add(out, at + j, stop - j, rows, at_a + j, at_b + j, weight_a, weight_b)
-
-
-@nb.njit(forceinline=True, cache=True)
-def interpolate(out, at, start, stop, table, position, step):  # type: ignore[no-untyped-def]
-    """out[at + k] = table at position + k·step, linearly, for start ≤ k < stop."""
+def interpolate_add(out, ats, start, stop, table, origins, position, step):  # type: ignore[no-untyped-def]
+    """out[ats[i] + k] += table[origins[i]:] read at position + k·step, linearly, for start ≤ k < stop and every i."""
     pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
     place = np.int64((position + start * step) * _ONE)
+    k = start
     if step <= MAX_STEP:
-        for k in range(start, stop, LANES):
-            _near(out, at + k, stop - k, table, place, pitch)
+        while k + LANES <= stop:
+            _near(out, ats, k, LANES, table, origins, place, pitch)
             place += stride
+            k += LANES
+        if k < stop:
+            _near(out, ats, k, stop - k, table, origins, place, pitch)
     else:
-        for k in range(start, stop, LANES):
-            _far(out, at + k, stop - k, table, place, pitch)
+        while k < stop:
+            _far(out, ats, k, stop - k, table, origins, place, pitch)
             place += stride
-
-
-@nb.njit(forceinline=True, cache=True)
-def interpolate_add(out, at, start, stop, table, position, step):  # type: ignore[no-untyped-def]
-    """out[at + k] += table at position + k·step, linearly, for start ≤ k < stop."""
-    pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
-    place = np.int64((position + start * step) * _ONE)
-    if step <= MAX_STEP:
-        for k in range(start, stop, LANES):
-            _near_add(out, at + k, stop - k, table, place, pitch)
-            place += stride
-    else:
-        for k in range(start, stop, LANES):
-            _far_add(out, at + k, stop - k, table, place, pitch)
-            place += stride
-
-
-@nb.njit(forceinline=True, cache=True)
-def interpolate_add_pair(out, weight, start, stop, table, weight_table, position, step):  # type: ignore[no-untyped-def]
-    """out[k] += table and weight[k] += weight_table, both at position + k·step, for start ≤ k < stop."""
-    if step <= MAX_STEP:
-        pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
-        place = np.int64((position + start * step) * _ONE)
-        for k in range(start, stop, LANES):
-            _pair(out, weight, k, stop - k, table, weight_table, place, pitch)
-            place += stride
-    else:
-        interpolate_add(out, 0, start, stop, table, position, step)
-        interpolate_add(weight, 0, start, stop, weight_table, position, step)
+            k += LANES

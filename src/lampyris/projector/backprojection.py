@@ -1,0 +1,254 @@
+"""Filtered projections, geometry and grid → image: for every voxel, the weighted sum of what its rays measured.
+
+Voxel-driven: the middle of each voxel is followed to the detector and the projections are interpolated there, linearly
+between cell middles. The detector is the union of its cells: a ray that arrives beyond the outer edge of an outer cell
+adds nothing; between that edge and the middle of the outer cell the cell's own value holds.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, InputError, Progress, silent
+from lampyris.projector import ray, simd
+from lampyris.projector.plan import Plan
+
+Weighting = Literal["fdk", "none"]
+
+TILE = 16
+"""Voxel columns a side that one thread finishes for a batch of views: their image and detector parts stay in cache."""
+BATCH_BYTES = 48 << 20
+"""Projections turned (axial index last) at a time: the only copy that is made of them."""
+MARGIN = 16
+"""Entries in front of a detector column in its buffer, so that the column itself starts on a cache line."""
+
+
+class Backprojector:
+    """A running sum over views, for scans whose filtered projections need not all be in memory at once.
+
+    Holds one float32 image (axial index last) and copies of at most `BATCH_BYTES` of projections.
+    """
+
+    def __init__(self, geometry: Geometry, grid: Grid, *, weighting: Weighting = "fdk") -> None:
+        """Raises GeometryError where detector rows do not run along the grid's slices or the source is in the grid."""
+        if weighting not in ("fdk", "none"):
+            raise InputError(f"weighting {weighting!r} is none of 'fdk', 'none'")
+        self.grid = grid
+        self._plan = Plan.of(geometry, grid)
+        self._weight_mm = _weight_distances_mm(self._plan, grid) if weighting == "fdk" else np.zeros(geometry.views)
+        self._walk = Walk.of(geometry.rows, geometry.columns, grid)
+        self._image = simd.aligned(self._walk.rows * self._walk.columns * self._walk.stride)
+
+    def add(self, projections: Float32, first: int = 0, *, progress: Progress = silent) -> None:
+        """Add the views [first, first + len(projections)) of the geometry; projections (views, rows, columns).
+
+        Raises InputError for another shape or type than float32, or NaN.
+        """
+        walk = self._walk
+        views = _checked(projections, self._plan.projections_shape, first)
+        batch = max(1, BATCH_BYTES // (4 * walk.cell_columns * walk.cell_stride))
+        turned = simd.aligned((min(batch, views), walk.cell_columns, walk.cell_stride))
+        buffers = simd.aligned(nb.get_num_threads() * walk.room)
+        for start in range(0, views, batch):
+            stop = min(start + batch, views)
+            which = slice(first + start, first + stop)
+            turn(projections[start:stop], self._plan.mirrored[which], turned)
+            _accumulate(
+                self._plan.kind, self._plan.views[which], self._weight_mm[which], turned.ravel(), walk, buffers,
+                self._image,
+            )  # fmt: skip
+            progress(stop / views)
+
+    def image(self) -> Float32:
+        """The sum so far, (slices, rows, columns) float32."""
+        image = np.empty(self.grid.shape, np.float32)
+        _turn_back(self._image, self._walk, image)
+        return image
+
+
+def backproject(
+    projections: Float32,
+    geometry: Geometry,
+    grid: Grid,
+    *,
+    weighting: Weighting = "fdk",
+    progress: Progress = silent,
+) -> Float32:
+    """The image (slices, rows, columns) float32 whose voxel x is Σ_view weight(x)·p(view, the cell that x falls on).
+
+    `projections` (views, rows, columns) float32. Every geometry whose detector rows run along the grid's slices: flat
+    and curved cone beam, fan, parallel, any source position from view to view, flying focal spot, detector offsets.
+
+    `weighting` "fdk": (R/ℓ)², where for a flat detector ℓ is the distance of the voxel from the source along the
+    detector's normal and R that of the isocentre (Feldkamp, Davis, Kress 1984, JOSA A 1:612, eq. 28), and for a curved
+    detector ℓ and R are the in-plane distances of voxel and isocentre from the source (Kak and Slaney 1988, eq. 3.136:
+    equiangular fans); 1 for parallel rays. "none": 1 throughout. Angular steps, cosine and redundancy weights are in
+    `projections`. Unit: that of `projections`.
+
+    Raises GeometryError for a geometry that is none of these (the message says why) and InputError for projections
+    that do not belong to it.
+
+    >>> from lampyris.model import Geometry, Grid
+    >>> beam = Geometry.parallel_beam(np.array([0.0]), rows=1, columns=4, cell_mm=(2.0, 1.0))
+    >>> p = np.array([[[1.0, 2.0, 4.0, 8.0]]], np.float32)
+    >>> backproject(p, beam, Grid.centred((1, 1, 4), (1.0, 1.0, 1.0), (0.25, 0.0, 0.0)))
+    array([[[1.25, 2.5 , 5.  , 8.  ]]], dtype=float32)
+    """
+    sum_of_views = Backprojector(geometry, grid, weighting=weighting)
+    if len(projections) != geometry.views:
+        raise InputError(f"projections have {len(projections)} views, the geometry has {geometry.views}")
+    sum_of_views.add(projections, progress=progress)
+    return sum_of_views.image()
+
+
+# ---- what the loops need to know
+
+
+class Walk(NamedTuple):
+    """Cells and voxels, and what their columns take in memory; spacings in mm."""
+
+    cell_rows: int
+    cell_columns: int
+    cell_stride: int
+    slices: int
+    rows: int
+    columns: int
+    stride: int
+    slice_mm: float
+    row_mm: float
+    column_mm: float
+    room: int
+    """One thread's buffer: a detector column between margins."""
+
+    @staticmethod
+    def of(cell_rows: int, cell_columns: int, grid: Grid) -> "Walk":
+        slices, rows, columns = grid.shape
+        cell_stride = simd.padded(cell_rows)
+        return Walk(
+            cell_rows, cell_columns, cell_stride, slices, rows, columns, simd.padded(slices), *grid.spacing_mm,
+            cell_stride + 4 * MARGIN,
+        )  # fmt: skip
+
+
+def _weight_distances_mm(plan: Plan, grid: Grid) -> Float64:
+    """R of every view, mm: source to isocentre, along the normal (flat) or in the plane (curved); 0 where parallel."""
+    if plan.kind == ray.PARALLEL:
+        return np.zeros(len(plan.views))
+    isocentre = -grid.axes @ grid.first_voxel_mm
+    r, c = isocentre[1] - plan.views["source_r"], isocentre[2] - plan.views["source_c"]
+    along = r * plan.views["normal_r"] + c * plan.views["normal_c"]
+    distance = along if plan.kind == ray.FLAT else np.hypot(r, c)
+    if along.min() <= 0:
+        raise GeometryError(
+            f"the isocentre lies {-along.min():.1f} mm behind the source in view {int(along.argmin())}:"
+            " distance weighting has no meaning there; use weighting='none'"
+        )
+    return np.asarray(distance, np.float64)
+
+
+def _checked(projections: Any, expected: tuple[int, int, int], first: int) -> int:
+    """How many views there are, or a refusal."""
+    if not isinstance(projections, np.ndarray) or projections.dtype != np.float32:
+        found = f"{projections.dtype} array" if isinstance(projections, np.ndarray) else type(projections).__name__
+        raise InputError(f"projections: found {found}, expected a float32 array; .astype(np.float32) first")
+    if projections.ndim != 3 or projections.shape[1:] != expected[1:] or first + len(projections) > expected[0]:
+        raise InputError(
+            f"projections have shape {projections.shape}, from view {first} on; the geometry is {expected}:"
+            " axes swapped, or another scan's?"
+        )
+    total = float(projections.sum(dtype=np.float64))
+    if not np.isfinite(total):
+        bad = int(projections.size - np.isfinite(projections).sum())
+        raise InputError(f"projections hold {bad} NaN or infinite of {projections.size} values: a 0/0 upstream?")
+    return len(projections)
+
+
+# ---- loops; the mathematics is in `ray`
+
+
+@nb.njit(parallel=True, cache=True)
+def turn(projections, mirrored, turned):  # type: ignore[no-untyped-def]
+    """Write projections (views, rows, columns) into turned (views, columns, ≥ rows), rows along the slices' axis."""
+    views, rows, columns = projections.shape
+    blocks = (columns + 15) // 16
+    for work in nb.prange(views * blocks):
+        view, left = work // blocks, work % blocks * 16
+        for row in range(rows):
+            source = rows - 1 - row if mirrored[view] else row
+            for column in range(left, min(left + 16, columns)):
+                turned[view, column, row] = projections[view, source, column]
+
+
+@nb.njit(parallel=True, cache=True)
+def _turn_back(columns, walk, image):  # type: ignore[no-untyped-def]
+    """Write voxel columns, axial index last, into image (slices, rows, columns)."""
+    blocks = (walk.columns + 15) // 16
+    for work in nb.prange(walk.rows * blocks):
+        row, left = work // blocks, work % blocks * 16
+        for piece in range(walk.slices):
+            for column in range(left, min(left + 16, walk.columns)):
+                image[piece, row, column] = columns[(row * walk.columns + column) * walk.stride + piece]
+
+
+@nb.njit(parallel=True, cache=True, error_model="numpy")
+def _accumulate(kind, views, weight_mm, turned, walk, buffers, image):  # type: ignore[no-untyped-def]
+    """Add a batch of views to the image, tile by tile of voxel columns."""
+    across = (walk.columns + TILE - 1) // TILE
+    for tile in nb.prange(across * ((walk.rows + TILE - 1) // TILE)):
+        top, left = tile // across * TILE, tile % across * TILE
+        spot = nb.get_thread_id() * walk.room + MARGIN
+        for v in range(len(views)):
+            for row in range(top, min(top + TILE, walk.rows)):
+                for column in range(left, min(left + TILE, walk.columns)):
+                    r, c = row * walk.row_mm, column * walk.column_mm
+                    magnification = ray.magnification(kind, views[v], r, c)
+                    edge = ray.column(kind, views[v], magnification, r, c)
+                    row0, rows_per_mm = ray.axial(kind, views[v], magnification, r, c)
+                    step = rows_per_mm * walk.slice_mm
+                    start, stop = reached(walk, edge, row0, step)
+                    if start < stop:
+                        weight = _distance_weight(kind, views[v], weight_mm[v], r, c)
+                        first, last = row0 - 0.5 + start * step, row0 - 0.5 + (stop - 1) * step
+                        fill(walk, buffers, spot, turned, v, edge, weight, first, last)
+                        at = (row * walk.columns + column) * walk.stride
+                        simd.interpolate_add(image, (at,), start, stop, buffers, (spot - 1,), row0 + 0.5, step)
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy")
+def reached(walk, edge, row0, step):  # type: ignore[no-untyped-def]
+    """The slices [start, stop) that fall on the detector: column `edge` and rows row0 + k·step, as edge coordinates."""
+    start = max(0.0, np.ceil(-row0 / step))
+    stop = min(float(walk.slices), np.ceil((walk.cell_rows - row0) / step))
+    if start < stop and 0.0 <= edge < walk.cell_columns:
+        return int(start), int(stop)
+    return 0, 0
+
+
+@nb.njit(forceinline=True, cache=True)
+def fill(walk, buffers, spot, turned, view, edge, weight, first, last):  # type: ignore[no-untyped-def]
+    """Write weight·(the detector column at `edge`) to buffers[spot:], rows `first` … `last`, outer cells continued."""
+    middle = min(max(edge - 0.5, 0.0), walk.cell_columns - 1.0)
+    left = int(middle)
+    right = min(left + 1, walk.cell_columns - 1)
+    share = np.float32(weight * (middle - left))
+    at_left, at_right = (view * walk.cell_columns + left, view * walk.cell_columns + right)
+    start = max(int(first), 0) // 16 * 16
+    stop = min((int(last) + 17) // 16 * 16, walk.cell_stride)
+    simd.blend(
+        buffers, spot, start, stop, turned, at_left * walk.cell_stride, at_right * walk.cell_stride,
+        np.float32(weight) - share, share,
+    )  # fmt: skip
+    buffers[spot - 1] = buffers[spot]
+    buffers[spot + walk.cell_rows] = buffers[spot + walk.cell_rows - 1]
+
+
+@nb.njit(forceinline=True, cache=True)
+def _distance_weight(kind, view, weight_mm, r, c):  # type: ignore[no-untyped-def]
+    """(R/ℓ)², see `backproject`; 1 where R is 0."""
+    if weight_mm == 0.0:
+        return 1.0
+    r, c = r - view.source_r, c - view.source_c
+    if kind == ray.FLAT:
+        return (weight_mm / (r * view.normal_r + c * view.normal_c)) ** 2
+    return weight_mm * weight_mm / (r * r + c * c)
