@@ -1,0 +1,126 @@
+"""Columns (one image each) → report.html, one self-contained file: no script, no link to anywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from lampyris.model import Acquisition, Applied, Assessment, Figure, Recipe, StorageError, Volume
+from lampyris.report.pictures import planes, plot, png, windows_for
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One image of the page: what it is called, what was made, how it was judged and how long each station took."""
+
+    title: str
+    volume: Volume
+    assessment: Assessment
+    recipe: Recipe
+    acquisition: Acquisition
+    history: tuple[Applied, ...]
+    seconds: tuple[tuple[str, float], ...]
+    folder: str
+    shape: tuple[int, int, int]
+    method: str
+
+
+def write_page(path: Path, title: str, source: str, columns: Sequence[Column]) -> None:
+    """Write the page beside its images, whole or not at all. Raises StorageError."""
+    template = files("lampyris.report").joinpath("page.html.jinja").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = number
+    text = environment.from_string(template).render(
+        title=title,
+        source=source,
+        columns=columns,
+        pictures=_pictures(columns),
+        tables=_tables(columns),
+        plots=_plots(columns),
+        stations=_stations(columns),
+    )
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write the report {path.name}: {error.strerror}; is the disk full?") from error
+
+
+def number(value: float | None) -> str:
+    """Four significant digits without an exponent where a person expects none."""
+    if value is None:
+        return "–"
+    if value != value:
+        return "not measurable"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _pictures(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Rows of the picture grid: one window and plane each, one picture per column."""
+    rows = []
+    for index, window in enumerate(windows_for(columns[0].volume)):
+        for position, plane in enumerate(planes(columns[0].volume)):
+            cells = []
+            for column in columns:
+                own = windows_for(column.volume)[index]
+                cells.append(png(planes(column.volume)[position], own))
+            rows.append({"window": window, "plane": plane.name, "cells": cells})
+    return rows
+
+
+def _tables(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Figures grouped by the first word of their name, one row per figure, one cell per column."""
+    groups: dict[str, dict[str, list[Figure | None]]] = {}
+    for position, column in enumerate(columns):
+        for figure in column.assessment.figures:
+            rows = groups.setdefault(GROUPS.get(figure.name.split("_")[0], "Image"), {})
+            rows.setdefault(figure.name, [None] * len(columns))[position] = figure
+    order = {name: position for position, name in enumerate(dict.fromkeys(GROUPS.values()))}
+    return [
+        {
+            "name": name,
+            "rows": [
+                {"name": figure, "unit": next(one.unit for one in cells if one), "cells": cells}
+                for figure, cells in rows.items()
+            ],
+        }
+        for name, rows in sorted(groups.items(), key=lambda item: order.get(item[0], len(order)))
+    ]
+
+
+GROUPS = {
+    "hu": "CT numbers",
+    "uniformity": "CT numbers",
+    "bias": "Against the truth",
+    "rmse": "Against the truth",
+    "noise": "Noise",
+    "nps": "Noise",
+    "ttf": "Resolution",
+    "wire": "Resolution",
+    "npw": "Detectability",
+    "ctdivol": "Dose",
+    "dlp": "Dose",
+    "ssde": "Dose",
+    "wed": "Dose",
+    "effective": "Dose",
+}
+"""First word of a figure's name → heading of its table."""
+
+
+def _plots(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    named: dict[str, list[tuple[str, Any]]] = {}
+    for column in columns:
+        for curve in column.assessment.curves:
+            named.setdefault(curve.name, []).append((column.title, curve))
+    titles = {name: name.replace("_", " ") for name in named}
+    return [(titles[name], plot(curves, titles[name])) for name, curves in named.items()]
+
+
+def _stations(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for column in columns for name, _ in column.seconds))
+    return [{"name": name, "cells": [dict(column.seconds).get(name) for column in columns]} for name in names]
