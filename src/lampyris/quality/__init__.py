@@ -1,1 +1,5 @@
-"""quality"""
+"""Volume → Assessment: how sharp, how noisy, how true, at what dose, and whether it may pass."""
+
+from lampyris.quality.gate import judge, limits
+
+__all__ = ["judge", "limits"]
