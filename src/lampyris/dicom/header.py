@@ -1,11 +1,11 @@
-"""Study, provenance and UIDs → the DICOM attributes that every image of a series shares.
+"""Study, provenance and UIDs → the DICOM attributes that all images share; a header → Study and Acquisition again.
 
 Sources: DICOM PS3.3 C.7.1.1 (Patient), C.7.2.1 (Study), C.7.3.1 (Series), C.7.5.1 (Equipment), C.12.1 (SOP Common, with
 Contributing Equipment); PS3.16 CID 7005, 4052, 10024.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,9 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from lampyris.dicom.ids import IMPLEMENTATION_CLASS_UID, SeriesIds
 from lampyris.dicom.provenance import Provenance
+from lampyris.dicom.source import text
 from lampyris.dicom.voxels import HIGHEST, LOWEST, Rescale
-from lampyris.model import Acquisition, Grid, InputError, Study, Volume
+from lampyris.model import PATIENT_POSITIONS, Acquisition, Grid, InputError, Study, Volume
 
 CTDI_PHANTOM_CODES = {160.0: ("113690", "IEC Head Dosimetry Phantom"), 320.0: ("113691", "IEC Body Dosimetry Phantom")}
 """By diameter in mm: DICOM CID 4052."""
@@ -257,3 +258,107 @@ def per_mm_mapping(rescale: Rescale) -> Sequence:
     mapping.LUTLabel = "MU_PER_MM"
     mapping.MeasurementUnitsCodeSequence = code("/mm", "UCUM", "per millimeter")
     return Sequence([mapping])
+
+
+_NUMBERS = (
+    "KVP",
+    "RevolutionTime",
+    "SpiralPitchFactor",
+    "TableFeedPerRotation",
+    "SingleCollimationWidth",
+    "TotalCollimationWidth",
+    "DataCollectionDiameter",
+    "GantryDetectorTilt",
+    "CTDIvol",
+)
+_WORDS = ("ProtocolName", "BodyPartExamined", "FilterType", "AcquisitionType")
+
+
+def flattened(groups: Iterable[Dataset]) -> list[Dataset]:
+    """The items inside functional groups, each searched for its attributes in turn; the groups themselves last."""
+    kept = list(groups)
+    return [item for group in kept for element in group if element.VR == "SQ" for item in element.value] + kept
+
+
+def value_of(places: Iterable[Dataset], keyword: str) -> Any:
+    """The first value of a keyword in these data sets that is there and not empty; None if there is none."""
+    for place in places:
+        value = place.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _places(header: Dataset) -> list[Dataset]:
+    groups = [
+        *header.get("PerFrameFunctionalGroupsSequence", [])[:1],
+        *header.get("SharedFunctionalGroupsSequence", []),
+    ]
+    return [header, *flattened(groups)]
+
+
+def first_of(header: Dataset, keyword: str) -> str | None:
+    """A text attribute from the object or its functional groups; None if empty or absent."""
+    return next((found for place in _places(header) if (found := text(place, keyword))), None)
+
+
+def number_of(header: Dataset, keyword: str) -> int | None:
+    """An integer attribute; None if absent, empty or no integer."""
+    try:
+        return int(str(header.get(keyword)))
+    except (TypeError, ValueError):
+        return None
+
+
+def study_of(header: Dataset) -> Study:
+    """Patient and study level as text; UIDs too, so that a new series of the same study stays in it."""
+    values = {one.name: text(header, one.name) for one in fields(Study)}
+    optional = {one.name for one in fields(Study) if one.default is None}
+    known: dict[str, Any] = {name: value for name, value in values.items() if value or name not in optional}
+    return Study(**known)
+
+
+def acquisition_of(header: Dataset) -> tuple[Acquisition, list[str]]:
+    """What the series tells of the acquisition, and notes on what had to be assumed."""
+    places = _places(header)
+    found: dict[str, Any] = {name: _number(value_of(places, name)) for name in _NUMBERS}
+    found |= {name: first_of(header, name) for name in _WORDS}
+    found |= {name: text(_scanner(header), name) or None for name in SCANNER_KEYWORDS}
+    found["FrameOfReferenceUID"] = text(header, "FrameOfReferenceUID") or None
+    found["AcquisitionDateTime"] = _moment(header)
+    centre = value_of(places, "DataCollectionCenterPatient")
+    if centre is not None and len(centre) == 3:
+        found["DataCollectionCenterPatient"] = tuple(float(each) for each in centre)
+    found["CTDIPhantomDiameter"] = _phantom(value_of(places, "CTDIPhantomTypeCodeSequence"))
+    position = text(header, "PatientPosition")
+    if position in PATIENT_POSITIONS:
+        return Acquisition(PatientPosition=position, **found), []
+    said = f"{position!r} is none we know" if position else "is not given"
+    return Acquisition(PatientPosition="HFS", **found), [f"PatientPosition {said}: HFS assumed"]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _scanner(header: Dataset) -> Dataset:
+    """Who measured: the contributing acquisition equipment where there is one, otherwise the image's equipment."""
+    for item in header.get("ContributingEquipmentSequence", []):
+        purpose = item.get("PurposeOfReferenceCodeSequence")
+        if purpose and purpose[0].get("CodeValue") == "109101":
+            return item
+    return header
+
+
+def _moment(header: Dataset) -> str | None:
+    together = text(header, "AcquisitionDateTime")
+    apart = text(header, "AcquisitionDate") + text(header, "AcquisitionTime")
+    return together or (apart if len(apart) >= 14 else None)
+
+
+def _phantom(codes: Sequence[Dataset] | None) -> float | None:
+    value = codes[0].get("CodeValue") if codes else None
+    return next((diameter for diameter, (code, _meaning) in CTDI_PHANTOM_CODES.items() if code == value), None)

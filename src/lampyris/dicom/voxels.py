@@ -56,6 +56,12 @@ def upright(volume: Volume) -> Volume:
     return replace(volume, values=volume.values.transpose(order)[flip], grid=turned, valid=valid)
 
 
+def contiguous(volume: Volume) -> Volume:
+    """The same volume in C order, copied only where it is not."""
+    valid = None if volume.valid is None else np.ascontiguousarray(volume.valid)
+    return replace(volume, values=np.ascontiguousarray(volume.values), valid=valid)
+
+
 @dataclass(frozen=True, slots=True)
 class Rescale:
     """value = slope · stored + intercept; `padding` is the stored value declared as “not measured”, None = none is."""
