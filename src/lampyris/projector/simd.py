@@ -12,6 +12,8 @@ For use inside `numba.njit` functions; arrays are one-dimensional, contiguous fl
 - ``interpolate_add(out, ats, start, stop, table, origins, position, step)``:
   out[ats[i] + k] += table[origins[i]:] read linearly at position + k·step, for each i of two tuples of offsets: several
   tables in one array, read at the same places, added to several runs of another
+- ``average_add(out, at, at_seen, count, sums, at_sum, at_weight)``: where weight > FAINTEST, sum/weight is added to
+  out[at:] and 1 to out[at_seen:]; both sums are then zeroed; whole vectors: all four runs need room up to the next one
 
 Offsets and bounds are int64; `position` and `step` float64, weights float32; step ≥ 0, and every position reached must
 be ≥ 0. `SLACK` entries of an input behind the last one wanted must be readable (their values do not matter; arrays from
@@ -41,6 +43,9 @@ MAX_STEP = 2.0
 
 _ONE = 2.0**32
 """Positions are stepped as integers of this many parts: conversions would cost more than the look-up itself."""
+
+FAINTEST = 1e-3
+"""Sums of weights below this are rounding as much as they are weight: `average_add` takes them as none."""
 
 _f32, _i32 = ir.FloatType(), ir.IntType(32)
 
@@ -236,6 +241,27 @@ def _look_up(*, near: bool) -> Any:
     return one
 
 
+@intrinsic
+def _average(typing, out, at, at_seen, sums, at_sum, at_weight):  # type: ignore[no-untyped-def] # noqa: ARG001
+    signature = types.void(out, at, at_seen, sums, at_sum, at_weight)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = _Vector(builder)
+        target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
+        whole = ir.Constant(ir.IntType(64), LANES)
+        zero, one, faintest = (ir.Constant(vector.floats, [value] * LANES) for value in (0.0, 1.0, FAINTEST))
+        total, weight = vector.load(source, args[4]), vector.load(source, args[5])
+        weighed = builder.fcmp_ordered(">", weight, faintest)
+        mean = builder.fdiv(total, builder.select(weighed, weight, one))
+        for value, place in ((mean, args[1]), (one, args[2])):
+            vector.put(builder.select(weighed, value, zero), target, place, whole, add=True)
+        for place in (args[4], args[5]):
+            vector.put(zero, source, place, whole, add=False)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 _near, _far = _look_up(near=True), _look_up(near=False)
 
 
@@ -271,3 +297,10 @@ def interpolate_add(out, ats, start, stop, table, origins, position, step):  # t
             _far(out, ats, k, stop - k, table, origins, place, pitch)
             place += stride
             k += LANES
+
+
+@nb.njit(forceinline=True, cache=True)
+def average_add(out, at, at_seen, count, sums, at_sum, at_weight):  # type: ignore[no-untyped-def]
+    """out[at + k] += sum/weight and out[at_seen + k] += 1 where weight > FAINTEST; both sums are zeroed; k < count."""
+    for k in range(0, count, LANES):
+        _average(out, at + k, at_seen + k, sums, at_sum + k, at_weight + k)

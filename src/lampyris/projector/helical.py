@@ -1,0 +1,281 @@
+"""Filtered cone-parallel data of a helical scan and a grid → image, and how much of the half turn each voxel was seen.
+
+Weighted filtered backprojection (Stierstorfer, Rauscher, Boese, Bruder, Schaller, Flohr 2004, Phys. Med. Biol. 49:2209,
+section 2.3). A parallel ray (θ, ξ) runs, in the transaxial plane, along −(sin θ, cos θ) in (x, z), at the signed
+distance ξ = x·cos θ − z·sin θ from the axis of rotation. The voxel (x, y, z) lies ℓ = ahead(ξ) − s from the focal spot
+in that plane, s = x·sin θ + z·cos θ. The gantry took the ray at the angle θ + lag(ξ), when the table was at
+t = axial(θ) + feed·lag(ξ) and the focal spot at t + spot_axial; the ray through the voxel met the row
+
+    q = (spot_axial + (y − t − spot_axial)·cell(ξ)/ℓ − first_row)/row_mm.
+
+On an arc of radius D about a focal spot on a circle of radius R: lag = asin(ξ/R), ahead = √(R² − ξ²), cell = D. All
+rows that saw the voxel in one of the directions θ + kπ, from any focal spot, are averaged with weights W(q), and the
+averages are integrated over the half turn:
+
+    f(x, y, z) = Δθ · Σ_{θ in half a turn} [Σ_k Σ_spots W(q)·p(θ + kπ, ±ξ, q)] / [Σ_k Σ_spots W(q)]
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+
+from lampyris.model import Float32, Float64, GeometryError, Grid, InputError, Progress, silent
+from lampyris.model.arrays import frozen
+from lampyris.projector import simd
+from lampyris.projector.backprojection import MARGIN, TILE, Walk, fill, reached, turn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConeParallelScan:
+    """Where cone-parallel rays were taken; see the module's formula. All spots share the lattice of θ and ξ.
+
+    View i has θ = first_angle_rad + i·π/half_turn, column j has ξ = first_xi_mm + j·xi_step_mm; detector rows
+    are `row_mm` high. `axial_mm` (views,) is the table's position at gantry angle θ, `feed_mm_per_rad` its travel per
+    rad of rising gantry angle (signed). `lag_rad`, `ahead_mm`, `cell_mm` (spots, columns); `spot_axial_mm` and
+    `first_row_mm` (the middle of row 0), both relative to the table's position, (spots,).
+    """
+
+    first_angle_rad: float
+    half_turn: int
+    axial_mm: Float64
+    feed_mm_per_rad: float
+    first_xi_mm: float
+    xi_step_mm: float
+    rows: int
+    row_mm: float
+    lag_rad: Float64
+    ahead_mm: Float64
+    cell_mm: Float64
+    spot_axial_mm: Float64
+    first_row_mm: Float64
+
+    def __post_init__(self) -> None:
+        spots, columns = np.shape(self.lag_rad)
+        for name, shape in (
+            ("axial_mm", (None,)), ("lag_rad", (spots, columns)), ("ahead_mm", (spots, columns)),
+            ("cell_mm", (spots, columns)), ("spot_axial_mm", (spots,)), ("first_row_mm", (spots,)),
+        ):  # fmt: skip
+            object.__setattr__(self, name, frozen(getattr(self, name), np.float64, name, shape))
+        if not 1 <= self.half_turn <= self.views:
+            raise GeometryError(
+                f"{self.views} views, {self.half_turn} to the half turn: less than half a turn shows no slice whole"
+            )
+        if min(self.xi_step_mm, self.row_mm) <= 0 or self.rows < 1:
+            raise GeometryError(f"{self.rows} rows of {self.row_mm} mm, ξ every {self.xi_step_mm} mm: expected > 0")
+
+    @property
+    def views(self) -> int:
+        return len(self.axial_mm)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(spots, views, rows, columns)."""
+        return self.lag_rad.shape[0], self.views, self.rows, self.lag_rad.shape[1]
+
+
+class ConeParallelData:
+    """Filtered cone-parallel views, weighted by row and turned (axial index last), stored piece by piece.
+
+    The one copy of the data that backprojection needs: 4·spots·views·columns·(rows rounded up to 16) bytes.
+    """
+
+    def __init__(self, scan: ConeParallelScan, row_weight: Float32) -> None:
+        """`row_weight` (rows,) is W(q), 0 … 1, of every row; sums up to `simd.FAINTEST` count as unseen."""
+        self.row_weight = frozen(row_weight, np.float32, "row_weight", (scan.rows,))
+        if self.row_weight.min() < 0 or not simd.FAINTEST < self.row_weight.max() <= 1:
+            raise InputError(
+                f"row weights are {self.row_weight.min():.3g} … {self.row_weight.max():.3g}: expected 0 … 1, not all 0"
+            )
+        spots, views, rows, columns = scan.shape
+        self.scan = scan
+        self.turned = simd.aligned((spots, views, columns, simd.padded(rows)))
+
+    def store(self, filtered: Float32, first: int = 0, spot: int = 0) -> None:
+        """Set the views [first, first + len(filtered)) of a spot; (views, rows, columns) float32, not yet weighted."""
+        spots, views, rows, columns = self.scan.shape
+        if filtered.dtype != np.float32 or filtered.ndim != 3 or filtered.shape[1:] != (rows, columns):
+            raise InputError(
+                f"filtered views are {filtered.dtype} {filtered.shape}, expected float32 (views, {rows}, {columns})"
+            )
+        if not (first >= 0 and first + len(filtered) <= views and 0 <= spot < spots):
+            raise InputError(
+                f"views {first} to {first + len(filtered)} of spot {spot}: the scan has {views} views of {spots} spots"
+            )
+        if not np.isfinite(filtered.sum(dtype=np.float64)):
+            raise InputError(f"filtered views from {first} on hold NaN or infinite values: a 0/0 upstream?")
+        part = self.turned[spot, first : first + len(filtered)]
+        turn(filtered, np.zeros(len(filtered), np.bool_), part)
+        part[:, :, :rows] *= self.row_weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HelicalImage:
+    """`values` (slices, rows, columns) float32, in the unit of the filtered data times rad, and `seen` uint16 of the
+    same shape: in how many of the `half_turn` directions the voxel was measured. Complete where in all of them.
+    """
+
+    values: Float32
+    seen: np.ndarray[Any, np.dtype[np.uint16]]
+    half_turn: int
+
+
+def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progress = silent) -> HelicalImage:
+    """The image of the module's formula on a grid whose slices run along +y. Directions not seen add nothing.
+
+    Between columns and between rows the data are interpolated linearly; beyond the outer edge of an outer cell nothing
+    is seen, between that edge and the middle of the cell its own value holds.
+
+    Raises GeometryError for slices along another axis and for a grid that reaches the focal spots.
+    """
+    scan = data.scan
+    _, _, rows, columns = scan.shape
+    walk, beam = Walk.of(rows, columns, grid), _beam(scan, grid)
+    spot_numbers = np.stack([scan.spot_axial_mm, (scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm], 1)
+    ray_numbers = np.stack([scan.lag_rad * scan.feed_mm_per_rad, scan.ahead_mm, scan.cell_mm / scan.row_mm], 2)
+    values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
+    threads = nb.get_num_threads()
+    buffers = simd.aligned(threads * 2 * walk.room)
+    for thread in range(threads):
+        start = (2 * thread + 1) * walk.room + MARGIN
+        buffers[start - 1 : start + rows + 1] = np.pad(data.row_weight, 1, mode="edge")
+    work = _Work(
+        spot_numbers, ray_numbers, scan.axial_mm, data.turned.ravel(), buffers,
+        simd.aligned(threads * 2 * walk.stride), simd.aligned(threads * 2 * TILE * TILE * walk.stride),
+    )  # fmt: skip
+    for top in range(0, walk.rows, TILE):
+        _band(walk, beam, work, top, values, seen)
+        progress(min(1.0, (top + TILE) / walk.rows))
+    return HelicalImage(values, seen, scan.half_turn)
+
+
+class _Beam(NamedTuple):
+    """The lattice of rays and of voxels: x, z of the first voxel column and the steps to the next row and column."""
+
+    spots: int
+    views: int
+    half_turn: int
+    first_angle: float
+    first_xi: float
+    xi_step: float
+    y: float
+    x: float
+    z: float
+    row_x: float
+    row_z: float
+    column_x: float
+    column_z: float
+
+
+class _Work(NamedTuple):
+    """Arrays of the loops: numbers per spot and per ray, data, and each thread's own memory.
+
+    `buffers`: per thread a blended detector column and the row weights; `sums`: Σ W·p and Σ W of a voxel column;
+    `tiles`: value and count of the voxel columns of a tile.
+    """
+
+    spot_numbers: Float64
+    ray_numbers: Float64
+    axial: Float64
+    turned: Float32
+    buffers: Float32
+    sums: Float32
+    tiles: Float32
+
+
+def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
+    if not np.allclose(grid.axes[0], (0.0, 1.0, 0.0), atol=1e-6):
+        raise GeometryError(f"slices run along {grid.axes[0].tolist()}; helical data need +y, the table's axis")
+    corners = [grid.position_mm((0, r, c)) for r in (0, grid.shape[1] - 1) for c in (0, grid.shape[2] - 1)]
+    farthest, nearest = max(float(np.hypot(p[0], p[2])) for p in corners), float(scan.ahead_mm.min())
+    if farthest + max(grid.spacing_mm[1:]) > nearest:
+        raise GeometryError(
+            f"the grid reaches {farthest:.1f} mm from the axis of rotation, the focal spot comes as near as"
+            f" {nearest:.1f} mm: choose a smaller field of view"
+        )
+    (_, row, column), first = grid.steps_mm, grid.first_voxel_mm
+    spots, views, _, _ = scan.shape
+    return _Beam(
+        spots, views, scan.half_turn, scan.first_angle_rad, scan.first_xi_mm, scan.xi_step_mm,
+        float(first[1]), float(first[0]), float(first[2]), float(row[0]), float(row[2]), float(column[0]),
+        float(column[2]),
+    )  # fmt: skip
+
+
+@nb.njit(parallel=True, cache=True, error_model="numpy")
+def _band(walk, beam, work, top, values, seen):  # type: ignore[no-untyped-def]
+    """One band of tiles: every direction of the half turn into the tile's voxel columns, then into the image."""
+    size = 2 * TILE * TILE * walk.stride
+    angle_step = np.pi / beam.half_turn
+    for tile in nb.prange((walk.columns + TILE - 1) // TILE):
+        left, thread = tile * TILE, nb.get_thread_id()
+        right, bottom = min(left + TILE, walk.columns), min(top + TILE, walk.rows)
+        here, total = thread * size, thread * 2 * walk.stride
+        work.tiles[here : here + size] = 0
+        for i in range(beam.half_turn):
+            angle = beam.first_angle + i * angle_step
+            sine, cosine = np.sin(angle), np.cos(angle)
+            for row in range(top, bottom):
+                for column in range(left, right):
+                    x = beam.x + row * beam.row_x + column * beam.column_x
+                    z = beam.z + row * beam.row_z + column * beam.column_z
+                    _sum_views(walk, beam, work, thread, i, x * cosine - z * sine, x * sine + z * cosine)
+                    at = here + 2 * ((row - top) * TILE + column - left) * walk.stride
+                    simd.average_add(
+                        work.tiles, at, at + walk.stride, walk.slices, work.sums, total, total + walk.stride
+                    )
+        for piece in range(walk.slices):
+            for row in range(top, bottom):
+                for column in range(left, right):
+                    at = here + 2 * ((row - top) * TILE + column - left) * walk.stride + piece
+                    values[piece, row, column] = work.tiles[at] * np.float32(angle_step)
+                    seen[piece, row, column] = np.uint16(work.tiles[at + walk.stride])
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy")
+def _sum_views(walk, beam, work, thread, i, xi, s):  # type: ignore[no-untyped-def]
+    """Add W·p and W of the views i, i + half a turn, … of all spots to the thread's two sums, for the column (ξ, s)."""
+    at, total = thread * 2 * walk.room + MARGIN, thread * 2 * walk.stride
+    for spot in range(beam.spots):
+        shift, height = work.spot_numbers[spot, 0], work.spot_numbers[spot, 1]
+        sign = 1.0
+        for view in range(i, beam.views, beam.half_turn):
+            edge = (sign * xi - beam.first_xi) / beam.xi_step + 0.5
+            if 0.0 <= edge < walk.cell_columns:
+                travel, ahead, rows = _ray(work.ray_numbers, spot, edge - 0.5)
+                rows_per_mm = rows / (ahead - sign * s)
+                row0 = height + (beam.y - work.axial[view] - travel - shift) * rows_per_mm
+                step = rows_per_mm * walk.slice_mm
+                start, stop = reached(walk, edge, row0 + 0.5, step)
+                if start < stop:
+                    place = spot * beam.views + view
+                    fill(
+                        walk,
+                        work.buffers,
+                        at,
+                        work.turned,
+                        place,
+                        edge,
+                        1.0,
+                        row0 + start * step,
+                        row0 + (stop - 1) * step,
+                    )
+                    simd.interpolate_add(
+                        work.sums, (total, total + walk.stride), start, stop, work.buffers,
+                        (at - 1, at + walk.room - 1), row0 + 1.0, step,
+                    )  # fmt: skip
+            sign = -sign
+
+
+@nb.njit(forceinline=True, cache=True)
+def _ray(numbers, spot, place):  # type: ignore[no-untyped-def]
+    """Table travel since gantry angle θ, `ahead` and rows per unit of magnification at a fractional column."""
+    last = numbers.shape[1] - 1
+    place = min(max(place, 0.0), float(last))
+    left = int(place)
+    right, share = min(left + 1, last), place - left
+    travel = numbers[spot, left, 0] + share * (numbers[spot, right, 0] - numbers[spot, left, 0])
+    ahead = numbers[spot, left, 1] + share * (numbers[spot, right, 1] - numbers[spot, left, 1])
+    rows = numbers[spot, left, 2] + share * (numbers[spot, right, 2] - numbers[spot, left, 2])
+    return travel, ahead, rows
