@@ -58,4 +58,4 @@ def read_counts(scan: RawScan, first: int, last: int) -> Float32:
                 f"counts hold {int(finite.size - finite.sum())} NaN or infinite values, first in view {view}:"
                 " a broken reader, or a division by an empty air map upstream?"
             )
-    return np.asarray(counts, np.float32)
+    return np.array(counts, np.float32)  # a copy: steps work in place, and the scan stays what it was

@@ -72,8 +72,11 @@ class _Chain:
 
     @property
     def water_per_mm(self) -> float | None:
+        """What the integrals refer to: our own water correction, else the scanner's, else the beam's on its way in."""
         if self.hardening is not None:
             return self.hardening.water_per_mm
+        if self.scan.water_per_mm is not None:
+            return self.scan.water_per_mm
         return None if self.scan.spectrum is None else water_attenuation_per_mm(self.scan.spectrum)
 
     def views(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,17 +16,14 @@ Rays above the threshold are the ordinary logarithm with the same bias term. Rel
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+import numba as nb
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 
 from lampyris.correct.block import Block, settings
 from lampyris.correct.dark_air import OpenBeam
-from lampyris.model import Applied, Float32, Noise, RawScan, Step
-
-Real: TypeAlias = NDArray[np.floating[Any]]
+from lampyris.model import Applied, Float32, Float64, Noise, RawScan, RecipeError, Step
 
 WINDOWS = ((1, 1, 1), (1, 3, 3), (3, 3, 7), (5, 7, 15), (9, 15, 31))
 """Views, rows and columns over which the local mean is taken."""
@@ -34,6 +31,8 @@ HALO = WINDOWS[-1][0] // 2
 AGREE = 4.0
 DARKEST = 3.0
 """A mean below so many of its own standard deviations is no signal: it is set there and counted, its weight is tiny."""
+
+_REACH = np.array([[size // 2 for size in window] for window in WINDOWS[1:]])
 
 
 @dataclass(slots=True)
@@ -54,6 +53,8 @@ class Logarithm:
         """Settings: `quanta` below which a ray is starved (100), `structure` the relative detail kept among starved
         neighbours (0.5), `quanta_in_air` assumed where the scan does not know its noise (100 000)."""
         chosen = settings(step, quanta=100.0, structure=0.5, quanta_in_air=1e5)
+        if not min(chosen.values()) > 0:
+            raise RecipeError(f"log: {chosen}: expected all above 0")
         noise = scan.noise
         if noise is None:
             exposure = float(np.median(scan.exposure_mas) / scan.air_exposure_mas)
@@ -63,19 +64,20 @@ class Logarithm:
 
     def apply(self, block: Block, inner: slice) -> tuple[Float32, Float32]:
         """Integrals and weights of the block's views `inner`; the others are there as neighbours."""
-        net, open_ = block.net[inner], np.maximum(block.open_[inner], 1e-30)
-        mean: Real = np.maximum(net, 1e-30)
-        enough = self._information(mean, 1.0) * (net > 0)
-        integrals: Real = -np.log(mean / open_) - 0.5 / np.maximum(enough, self.quanta / 4)
-        self.rays += net.size
-        self.negative += int((net <= 0).sum())
-        if (enough < self.quanta).any():
-            starved = enough < self.quanta
-            self.starved += int(starved.sum())
-            integrals, mean = self._expand(block, inner, integrals, enough)
-        variance = self.noise.gain_counts * mean + self.noise.electronic_counts**2
-        weights = mean * mean / variance
-        return np.asarray(integrals, np.float32), np.asarray(weights, np.float32)
+        gain, dark = self.noise.gain_counts, self.noise.electronic_counts**2
+        shape = block.net[inner].shape
+        integrals, weights = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        starved, negative = _ordinary(
+            block.net[inner], block.open_[inner], integrals, weights, gain, dark, 1.5 * self.quanta
+        )
+        self.rays += integrals.size
+        self.negative += negative
+        self.starved += starved
+        if starved:
+            limits = np.array([gain, dark, self.quanta, self.structure, AGREE, DARKEST])
+            sums = _cumulative(block.net, block.open_ > 0), _cumulative(block.open_, None)
+            self.dark += _expand(block.net, block.open_, *sums, inner.start, integrals, weights, limits, _REACH)
+        return integrals, weights
 
     def record(self) -> Applied:
         return Applied.of(
@@ -91,69 +93,122 @@ class Logarithm:
             rays_without_signal=self.dark,
         )
 
-    def _information(self, mean: Real, share: float | Real) -> Real:
-        """Squared signal to noise of a mean over 1/share rays: its noise-equivalent quanta."""
-        variance = (self.noise.gain_counts * mean + self.noise.electronic_counts**2) * share
-        return np.asarray(mean * mean / variance)
 
-    def _expand(self, block: Block, inner: slice, integrals: Real, enough: Real) -> tuple[Real, Real]:
-        """Blend in the expansion about the local mean where a ray itself does not hold enough quanta."""
-        net, open_ = block.net[inner], np.maximum(block.open_[inner], 1e-30)
-        open_beam = block.open_.astype(np.float64)
-        counts = np.where(block.open_ > 0, block.net, 0).astype(np.float64)
-        finer: Real = net
-        finer_share: Real = np.ones_like(net)
-        left = 1.0 - _step(enough / self.quanta)
-        total, centre = integrals * (1 - left), np.maximum(net, 0) * (1 - left)
-        for window in WINDOWS[1:]:
-            beam = _summed(open_beam, window)[inner]
-            share = open_ / np.maximum(beam, open_)
-            mean: Real = np.clip(share * _summed(counts, window)[inner], *self._agreeing(finer, finer_share))
-            last = window is WINDOWS[-1]
-            if last:
-                mean = self._floored(mean, share, left)
-            quanta = self._information(np.maximum(mean, 1e-30), share) * (mean > 0)
-            part = left if last else left * _step(quanta / self.quanta)
-            total += part * self._about(np.maximum(mean, 1e-30), share, net, open_)
+def _cumulative(values: Float32, usable: Any) -> Float64:
+    """Summed-volume table with a layer of zeros before each axis: any box sum is eight look-ups."""
+    table = np.zeros(tuple(n + 1 for n in values.shape))
+    inner = table[1:, 1:, 1:]
+    inner[...] = values if usable is None else np.where(usable, values, 0)
+    for axis in range(3):
+        np.cumsum(inner, axis=axis, out=inner)
+    return table
+
+
+@nb.njit(cache=True)
+def _ordinary(net: Any, open_: Any, integrals: Any, weights: Any, gain: Any, dark: Any, enough: Any) -> Any:
+    """The logarithm with its own bias taken out; NaN for rays below `enough` quanta. How many these are, and how many
+    are not above zero. A cell that sees no open beam has integral and weight 0."""
+    starved, negative = 0, 0
+    for view in range(net.shape[0]):
+        for row in range(net.shape[1]):
+            for column in range(net.shape[2]):
+                n, beam = float(net[view, row, column]), float(open_[view, row, column])
+                quanta = n * n / (gain * n + dark) if n > 0 else 0.0
+                negative += n <= 0
+                if beam <= 0:
+                    integrals[view, row, column] = 0.0
+                    weights[view, row, column] = 0.0
+                elif quanta >= enough:
+                    integrals[view, row, column] = -np.log(n / beam) - 0.5 / quanta
+                    weights[view, row, column] = quanta
+                else:
+                    starved += 1
+                    integrals[view, row, column] = np.nan
+    return starved, negative
+
+
+@nb.njit(cache=True)
+def _expand(
+    net: Any, open_: Any, counts: Any, beams: Any, first: Any, integrals: Any, weights: Any, limits: Any, reach: Any
+) -> Any:
+    """Fill in the starved rays, marked NaN, from expansions about local means; the number of rays without signal.
+
+    `counts`, `beams` are summed-volume tables of the block, whose view `first` is view 0 of the results.
+    """
+    gain, dark = limits[0], limits[1]
+    lost = 0
+    for view in range(integrals.shape[0]):
+        for row in range(integrals.shape[1]):
+            for column in range(integrals.shape[2]):
+                if np.isnan(integrals[view, row, column]):
+                    place = (first + view, row, column)
+                    integral, centre, floored = _about_means(
+                        net[place], open_[place], counts, beams, place, limits, reach
+                    )
+                    integrals[view, row, column] = integral
+                    weights[view, row, column] = centre * centre / (gain * centre + dark)
+                    lost += floored
+    return lost
+
+
+@nb.njit(cache=True)
+def _about_means(n: Any, beam: Any, counts: Any, beams: Any, place: Any, limits: Any, reach: Any) -> Any:
+    """Integral of one ray, the mean that it was expanded about, and whether that had to be held above nothing.
+
+    Walks from the ray itself to the largest window until windows with enough quanta have taken all of the weight.
+    """
+    gain, dark, wanted, structure, agree, darkest = limits
+    left, total, centre = 1.0, 0.0, 0.0
+    mean, share = float(n), 1.0
+    if n > 0:
+        quanta = mean * mean / (gain * mean + dark)
+        left = 1.0 - _onset(quanta / wanted)
+        total = (1 - left) * (-np.log(mean / beam) - 0.5 / quanta)
+        centre = (1 - left) * mean
+    floored = 0
+    for level in range(len(reach)):
+        low, high = _agreeing(mean, share * gain, share * dark, agree)
+        share = beam / max(_box(beams, place, reach[level]), beam)
+        mean = min(max(share * _box(counts, place, reach[level]), low), high)
+        last = level == len(reach) - 1
+        if last:
+            floor = _agreeing(0.0, share * gain, share * dark, darkest)[1]
+            floored = 1 if mean < floor else 0
+            mean = max(mean, floor)
+        if mean > 0:
+            relative = (gain * mean + dark) / mean**2
+            part = left if last else left * _onset(1 / (relative * share * wanted))
+            kept = 1 / (1 + relative / structure**2)
+            total += part * (-np.log(mean / beam) - kept * (n - mean) / mean - relative * share / 2)
             centre += part * mean
-            left, finer, finer_share = left - part, mean, share
-            if not left.any():
-                break
-        return np.asarray(total, np.float32), np.asarray(centre, np.float32)
-
-    def _about(self, mean: Real, share: Real, net: Real, open_: Real) -> Real:
-        """The expansion of −ln(N/n₀) about `mean`, held finite where it will not be used."""
-        variance = self.noise.gain_counts * mean + self.noise.electronic_counts**2
-        relative = variance / mean**2
-        kept = 1 / (1 + relative / self.structure**2)
-        bias = 0.5 * np.minimum(relative * share, 4 / self.quanta)
-        return np.asarray(-np.log(mean / open_) - kept * (net - mean) / mean - bias, np.float64)
-
-    def _agreeing(self, mean: Real, share: Real) -> tuple[Real, Real]:
-        """Range of true means for which a window's mean would lie within four standard deviations."""
-        gain, dark = self.noise.gain_counts * share, self.noise.electronic_counts**2 * share
-        middle = mean + AGREE**2 * gain / 2
-        half = AGREE * np.sqrt(np.maximum(gain * mean + dark + AGREE**2 * gain**2 / 4, 0))
-        return middle - half, middle + half
-
-    def _floored(self, mean: Real, share: Real, left: Real) -> Real:
-        """The mean, not below three of the standard deviations that it would have at nothing."""
-        gain, dark = self.noise.gain_counts * share, self.noise.electronic_counts**2 * share
-        floor = DARKEST**2 * gain / 2 + DARKEST * np.sqrt(dark + DARKEST**2 * gain**2 / 4)
-        self.dark += int(((mean < floor) & (left > 0)).sum())
-        return np.asarray(np.maximum(mean, floor))
+            left -= part
+        if left <= 0:
+            break
+    return total, centre, floored
 
 
-def _summed(values: Real, window: tuple[int, int, int]) -> Real:
-    """Sums over a box around every cell; beyond the edges there is nothing."""
-    for axis, size in enumerate(window):
-        reach = min(size, 2 * values.shape[axis] - 1)
-        if reach > 1:
-            values = uniform_filter1d(values, reach, axis=axis, mode="constant") * reach
-    return values
+@nb.njit(cache=True)
+def _agreeing(mean: Any, gain: Any, dark: Any, deviations: Any) -> Any:
+    """Range of true means for which the one found lies within so many standard deviations √(gain·mean + dark)."""
+    middle = mean + deviations**2 * gain / 2
+    half = deviations * np.sqrt(max(gain * mean + dark + (deviations * gain) ** 2 / 4, 0.0))
+    return middle - half, middle + half
 
 
-def _step(ratio: Real) -> Real:
+@nb.njit(cache=True)
+def _box(table: Any, place: Any, reach: Any) -> Any:
+    """Sum over the box about a ray, cut at the borders of the block."""
+    view, row, column = place
+    a, b = max(view - reach[0], 0), min(view + reach[0] + 1, table.shape[0] - 1)
+    c, d = max(row - reach[1], 0), min(row + reach[1] + 1, table.shape[1] - 1)
+    e, f = max(column - reach[2], 0), min(column + reach[2] + 1, table.shape[2] - 1)
+    upper = table[b, d, f] - table[b, d, e] - table[b, c, f] + table[b, c, e]
+    lower = table[a, d, f] - table[a, d, e] - table[a, c, f] + table[a, c, e]
+    return upper - lower
+
+
+@nb.njit(cache=True)
+def _onset(ratio: Any) -> Any:
     """0 below a half, 1 above one and a half, smooth between: no ray jumps from one estimate to the other."""
-    x = np.clip(ratio - 0.5, 0, 1)
-    return np.asarray(x * x * (3 - 2 * x), np.float32)
+    x = min(max(ratio - 0.5, 0.0), 1.0)
+    return x * x * (3 - 2 * x)
