@@ -16,7 +16,7 @@ from lampyris.dicom.header import code, item, put
 from lampyris.dicom.ids import SeriesIds, uid
 from lampyris.dicom.provenance import Provenance
 from lampyris.dicom.voxels import Rescale
-from lampyris.model import Acquisition, Volume, patient_axes
+from lampyris.model import Acquisition, InputError, Volume, patient_axes
 
 _REGIONS = {
     "ABDOMEN": ("818981001", "Abdomen"),
@@ -48,7 +48,12 @@ _STACK = "1"
 
 
 def dataset(base: Dataset, page: Volume, rescale: Rescale, provenance: Provenance, ids: SeriesIds) -> Dataset:
-    """The Enhanced CT object of an upright volume; `base` holds what every image of the series shares."""
+    """The Enhanced CT object of an upright volume; `base` holds what every image of the series shares.
+
+    InputError above 4 GiB, the most that one DICOM element holds.
+    """
+    if 2 * page.values.size >= 2**32 - 2:
+        raise InputError(f"{page.grid.shape} voxels do not fit into one Enhanced CT object of 4 GiB: write kind 'ct'")
     image = Dataset()
     image.update(base)
     image.SOPClassUID = EnhancedCTImageStorage

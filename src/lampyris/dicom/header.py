@@ -4,6 +4,8 @@ Sources: DICOM PS3.3 C.7.1.1 (Patient), C.7.2.1 (Study), C.7.3.1 (Series), C.7.5
 Contributing Equipment); PS3.16 CID 7005, 4052, 10024.
 """
 
+import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -18,9 +20,9 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from lampyris.dicom.ids import IMPLEMENTATION_CLASS_UID, SeriesIds
 from lampyris.dicom.provenance import Provenance
-from lampyris.dicom.source import text
+from lampyris.dicom.source import DECODING_ERRORS, text
 from lampyris.dicom.voxels import HIGHEST, LOWEST, Rescale
-from lampyris.model import PATIENT_POSITIONS, Acquisition, Grid, InputError, Study, Volume
+from lampyris.model import PATIENT_POSITIONS, Acquisition, FormatError, Grid, InputError, Study, Volume
 
 CTDI_PHANTOM_CODES = {160.0: ("113690", "IEC Head Dosimetry Phantom"), 320.0: ("113691", "IEC Body Dosimetry Phantom")}
 """By diameter in mm: DICOM CID 4052."""
@@ -28,7 +30,34 @@ CTDI_PHANTOM_CODES = {160.0: ("113690", "IEC Head Dosimetry Phantom"), 320.0: ("
 SCANNER_KEYWORDS = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "StationName")
 """Fields of an Acquisition that name the scanner."""
 
-_TEXT = {"CS", "LO", "SH", "ST", "LT", "PN", "DA", "TM", "DT", "AS", "UI", "IS"}
+CT_IMAGE_KEYWORDS = (
+    "KVP",
+    "RevolutionTime",
+    "SpiralPitchFactor",
+    "TableFeedPerRotation",
+    "SingleCollimationWidth",
+    "TotalCollimationWidth",
+    "DataCollectionDiameter",
+    "GantryDetectorTilt",
+    "FilterType",
+    "AcquisitionType",
+)
+"""Fields of an Acquisition that go into a CT Image as they are."""
+
+_NUMBERS = (
+    "KVP",
+    "RevolutionTime",
+    "SpiralPitchFactor",
+    "TableFeedPerRotation",
+    "SingleCollimationWidth",
+    "TotalCollimationWidth",
+    "DataCollectionDiameter",
+    "GantryDetectorTilt",
+    "CTDIvol",
+)
+_WORDS = ("ProtocolName", "BodyPartExamined", "FilterType", "AcquisitionType")
+
+_TEXT = {"CS", "LO", "SH", "ST", "LT", "PN", "DA", "TM", "DT", "AS", "UI"}
 
 
 def put(dataset: Dataset, keyword: str, value: Any) -> None:
@@ -39,20 +68,36 @@ def put(dataset: Dataset, keyword: str, value: Any) -> None:
     several = list(value) if isinstance(value, list | tuple) else [value]
     try:
         if vr == "DS":
-            several = [DSfloat(float(one), auto_format=True) for one in several]
+            several = [DSfloat(_finite(one), auto_format=True) for one in several]
         elif vr == "IS":
             several = [round(one) for one in several]
         elif vr == "FD":
-            several = [float(one) for one in several]
+            several = [_finite(one) for one in several]
         elif vr in _TEXT:
             for one in several:
-                validate_value(vr, one, config.RAISE)
+                _check_text(vr, one)
     except (ValueError, TypeError, OverflowError):
         lengths = ", ".join(str(len(str(one))) for one in several)
         raise InputError(
             f"{keyword} is no valid DICOM {vr}: {lengths} characters; wrong form, too long, or a forbidden character?"
         ) from None
     setattr(dataset, keyword, several if isinstance(value, list | tuple) else several[0])
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _check_text(vr: str, value: str) -> None:
+    """PS3.5 6.2: no backslash in a single value, no control character but line ends in long texts; then pydicom's."""
+    long = vr in ("ST", "LT")
+    if any(unicodedata.category(one) == "Cc" and not (long and one in "\r\n\t\f") for one in value):
+        raise ValueError
+    if "\\" in value and not long:
+        raise ValueError
+    validate_value(vr, value, config.RAISE)
 
 
 def put_all(dataset: Dataset, source: object, keywords: Iterable[str]) -> None:
@@ -132,7 +177,7 @@ def _patient_and_study(dataset: Dataset, study: Study, ids: SeriesIds) -> None:
             "ReferringPhysicianName",
         ),
     )
-    dataset.StudyInstanceUID = ids.study
+    put(dataset, "StudyInstanceUID", ids.study)
 
 
 def _series(dataset: Dataset, acquisition: Acquisition, ids: SeriesIds, label: Label) -> None:
@@ -142,7 +187,7 @@ def _series(dataset: Dataset, acquisition: Acquisition, ids: SeriesIds, label: L
     put(dataset, "SeriesNumber", label.SeriesNumber)
     put(dataset, "SeriesDescription", label.SeriesDescription)
     put_all(dataset, acquisition, ("ProtocolName", "BodyPartExamined", "PatientPosition"))
-    dataset.FrameOfReferenceUID = ids.frame_of_reference
+    put(dataset, "FrameOfReferenceUID", ids.frame_of_reference)
     dataset.PositionReferenceIndicator = ""
     for kind in ("Series", "Content", "InstanceCreation"):
         setattr(dataset, f"{kind}Date", now.strftime("%Y%m%d"))
@@ -189,21 +234,6 @@ def file_meta(sop_class: str, instance: str, software_version: str) -> FileMetaD
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = f"LAMPYRIS_{software_version}"[:16]
     return meta
-
-
-CT_IMAGE_KEYWORDS = (
-    "KVP",
-    "RevolutionTime",
-    "SpiralPitchFactor",
-    "TableFeedPerRotation",
-    "SingleCollimationWidth",
-    "TotalCollimationWidth",
-    "DataCollectionDiameter",
-    "GantryDetectorTilt",
-    "FilterType",
-    "AcquisitionType",
-)
-"""Fields of an Acquisition that go into a CT Image as they are."""
 
 
 def orientation(grid: Grid) -> list[float]:
@@ -260,20 +290,6 @@ def per_mm_mapping(rescale: Rescale) -> Sequence:
     return Sequence([mapping])
 
 
-_NUMBERS = (
-    "KVP",
-    "RevolutionTime",
-    "SpiralPitchFactor",
-    "TableFeedPerRotation",
-    "SingleCollimationWidth",
-    "TotalCollimationWidth",
-    "DataCollectionDiameter",
-    "GantryDetectorTilt",
-    "CTDIvol",
-)
-_WORDS = ("ProtocolName", "BodyPartExamined", "FilterType", "AcquisitionType")
-
-
 def flattened(groups: Iterable[Dataset]) -> list[Dataset]:
     """The items inside functional groups, each searched for its attributes in turn; the groups themselves last."""
     kept = list(groups)
@@ -281,9 +297,15 @@ def flattened(groups: Iterable[Dataset]) -> list[Dataset]:
 
 
 def value_of(places: Iterable[Dataset], keyword: str) -> Any:
-    """The first value of a keyword in these data sets that is there and not empty; None if there is none."""
+    """The first value of a keyword in these data sets that is there and not empty; None if there is none.
+
+    Raises FormatError, without the value, if it cannot be decoded.
+    """
     for place in places:
-        value = place.get(keyword)
+        try:
+            value = place.get(keyword)
+        except DECODING_ERRORS as error:
+            raise FormatError(f"{keyword} cannot be decoded ({type(error).__name__}): a damaged file?") from None
         if value is not None and value != "":
             return value
     return None
@@ -305,8 +327,8 @@ def first_of(header: Dataset, keyword: str) -> str | None:
 def number_of(header: Dataset, keyword: str) -> int | None:
     """An integer attribute; None if absent, empty or no integer."""
     try:
-        return int(str(header.get(keyword)))
-    except (TypeError, ValueError):
+        return int(text(header, keyword))
+    except ValueError:
         return None
 
 

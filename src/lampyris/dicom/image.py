@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal["ct", "enhanced"]
 
 def write_series(
     volume: Volume,
-    folder: Path,
+    folder: Path | str,
     *,
     study: Study,
     provenance: Provenance,
@@ -53,6 +53,7 @@ def write_series(
         raise InputError("`now` has no time zone: use UTC")
     if kind not in ("ct", "enhanced"):
         raise InputError(f"kind {kind!r} is neither 'ct' nor 'enhanced'")
+    folder = Path(folder)
     page = upright(volume)
     rescale = rescale_of(page)
     role = f"{provenance.software_version} {kind} {volume.quantity} {series_number}"
@@ -60,7 +61,7 @@ def write_series(
     ids = series_ids(
         provenance.scan_id, provenance.recipe_digest, role, study=study.StudyInstanceUID, frame_of_reference=frame
     )
-    label = Label(series_number, description or provenance.series_description(), now)
+    label = Label(series_number, description or provenance.series_description()[:64], now)
     base = header.common(study, provenance, ids, label)
     with _appearing_whole(folder) as draft:
         if kind == "ct":
@@ -127,6 +128,7 @@ def _physics(image: Dataset, page: Volume, provenance: Provenance) -> None:
     put(image, "ReconstructionDiameter", provenance.ReconstructionDiameter or header.field_of_view_mm(page.grid))
     put(image, "ConvolutionKernel", provenance.kernel)
     put(image, "ReconstructionAlgorithm", provenance.algorithm)
+    put(image, "ExposureModulationType", exposure.ExposureModulationType)
     put(image, "XRayTubeCurrent", exposure.XRayTubeCurrentInmA)
     put(image, "ExposureTime", exposure.ExposureTimeInms)
     if exposure.ExposureInmAs is not None:

@@ -20,13 +20,14 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 _UNIT_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
-def read_nifti(path: Path, *, quantity: Quantity = "HU") -> Volume:
+def read_nifti(path: Path | str, *, quantity: Quantity = "HU") -> Volume:
     """Read a three-dimensional NIfTI image; slices, rows, columns are its k, j, i axes, none resampled or flipped.
 
     Vendors' padding (exactly −2000, −2048, −3024 or −3072 HU) reads as −1000 HU with `valid` False. Raises InputError
     (no such file), FormatError (no NIfTI, truncated, not 3-D, no orientation, NaN, or values that are not `quantity`)
     and GeometryError (a sheared affine).
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     try:
@@ -75,7 +76,7 @@ def _grid(image: SpatialImage, shape: tuple[int, int, int]) -> Grid:
 
 
 def _check(values: NDArray[np.float32], quantity: Quantity) -> None:
-    """Refuse what cannot be the quantity: a label map, values offset by 1024, 1/mm said to be HU, HU said to be 1/mm."""
+    """Refuse what cannot be the quantity: a label map, values offset by 1024, 1/mm called HU, HU called 1/mm."""
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
         raise FormatError(f"{bad} of {values.size} NIfTI voxels are NaN or infinite")

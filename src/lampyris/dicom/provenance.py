@@ -13,6 +13,9 @@ STATEMENT = "Research software, not for diagnosis."
 ANALYTIC_METHODS = ("auto", "fbp", "fdk", "wfbp")
 """Reconstruction methods that DICOM calls FILTER_BACK_PROJ, (0018,9315)."""
 
+_DOSE_FIGURES = ("ctdivol", "dlp", "ssde", "water_equivalent_diameter")
+"""Names of an assessment's figures, in the order of the fields of `Dose`."""
+
 _KERNEL_GROUPS = {"body": "SOFT_TISSUE", "soft": "SOFT_TISSUE", "lung": "LUNG", "bone": "BONE", "brain": "BRAIN"}
 
 _PLAIN = {
@@ -89,7 +92,7 @@ class Provenance:
             recipe=recipe,
             history=projections.history,
             exposure=_exposure(projections),
-            dose=Dose(*(figures.get(name) for name in ("CTDIvol", "DLP", "SSDE", "Dw"))),
+            dose=Dose(*(figures.get(name) for name in _DOSE_FIGURES)),
             SliceThickness=recipe.grid.slice_thickness_mm,
             ReconstructionAngle=_angle(projections),
             verdict=None if assessment is None else assessment.verdict,

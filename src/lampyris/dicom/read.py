@@ -17,7 +17,7 @@ from pydicom.pixels import pixel_array
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
 from lampyris.dicom import header, nifti
-from lampyris.dicom.source import Contents, Entry, open_source
+from lampyris.dicom.source import DECODING_ERRORS, Contents, Entry, open_source, text
 from lampyris.dicom.stack import Frame, Stack, stack, straightened
 from lampyris.dicom.voxels import AIR_HU, Rescale, contiguous, padded, upright
 from lampyris.model import Acquisition, FormatError, Progress, SeriesError, Study, Volume, silent
@@ -44,11 +44,12 @@ class Series:
     notes: tuple[str, ...] = ()
 
 
-def subject(path: Path, *, series_uid: str | None = None, progress: Progress = silent) -> Series:
+def subject(path: Path | str, *, series_uid: str | None = None, progress: Progress = silent) -> Series:
     """Whatever image the user points at: a NIfTI file by its name, otherwise DICOM in a folder, archive or file.
 
     The volume is re-indexed (never resampled) so that slices run towards S, rows towards P and columns towards L.
     """
+    path = Path(path)
     if path.name.lower().endswith((".nii", ".nii.gz")):
         volume = nifti.read_nifti(path)
         note = "NIfTI says nothing of the acquisition: HFS assumed"
@@ -58,7 +59,7 @@ def subject(path: Path, *, series_uid: str | None = None, progress: Progress = s
 
 
 def read_series(
-    path: Path, *, series_uid: str | None = None, resample_tilt: bool = True, progress: Progress = silent
+    path: Path | str, *, series_uid: str | None = None, resample_tilt: bool = True, progress: Progress = silent
 ) -> Series:
     """Read the one CT series at `path`: a folder, a .tar(.gz|.xz|.bz2) or .zip archive, or one file.
 
@@ -69,7 +70,7 @@ def read_series(
     Raises SeriesError (no CT, several series, slices doubled, missing, uneven or unlike), FormatError (truncated file,
     transfer syntax without decoder, unknown quantity), InputError (nothing there), StorageError (unreadable disk).
     """
-    contents = open_source(path)
+    contents = open_source(Path(path))
     entries, notes = _one_series(contents, series_uid)
     frames = [frame for position, entry in enumerate(entries) for frame in _frames(position, entry.header)]
     if not frames:
@@ -81,6 +82,8 @@ def read_series(
         volume, note = _upright(volume, ladder, resample=resample_tilt)
         notes.append(note)
     first = entries[ladder.frames[0].entry].header
+    if any(text(entry.header, "LossyImageCompression") == "01" for entry in entries):
+        notes.append("the images were compressed with loss before they came here")
     acquisition, assumed = header.acquisition_of(first)
     return Series(
         volume=volume,
@@ -146,7 +149,9 @@ def _frames(entry: int, found: Dataset) -> Iterator[Frame]:
 
 
 def _frame(entry: int, index: int, number: int, places: list[Dataset]) -> Frame:
-    found = places[-1]
+    rows, columns = header.value_of(places, "Rows"), header.value_of(places, "Columns")
+    if not rows or not columns:
+        raise FormatError(f"image number {number} has no Rows or Columns")
     position = _floats(places, "ImagePositionPatient", 3, number)
     orientation = _floats(places, "ImageOrientationPatient", 6, number)
     spacing = _floats(places, "PixelSpacing", 2, number)
@@ -163,7 +168,7 @@ def _frame(entry: int, index: int, number: int, places: list[Dataset]) -> Frame:
         position,
         orientation,
         (float(spacing[0]), float(spacing[1])),
-        (int(found.Rows), int(found.Columns)),
+        (int(rows), int(columns)),
         float(thickness) if thickness else None,
         Rescale(slope, intercept, None if padding is None else int(padding)),
         None if limit is None else int(limit),
@@ -226,12 +231,12 @@ def _decoded(image: Dataset, frame: Frame) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = np.asarray(pixel_array(image, index=frame.index))
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError) as error:  # pydicom's words for “no decoder” and “the decoder failed”
         raise FormatError(
             f"image {frame} is stored as {syntax.name} ({type(error).__name__}): no decoder for it is installed here,"
             " or its code stream is damaged; read are uncompressed, RLE, JPEG-LS"
         ) from None
-    except (AttributeError, ValueError, EOFError, KeyError) as error:
+    except DECODING_ERRORS as error:
         raise FormatError(
             f"the pixels of image {frame} cannot be read ({type(error).__name__}): a truncated file?"
         ) from None

@@ -6,6 +6,7 @@ Messages name a file by its place in name order, never by its name: files are of
 import io
 import lzma
 import re
+import struct
 import tarfile
 import warnings
 import zipfile
@@ -24,9 +25,26 @@ from lampyris.model import FormatError, InputError, StorageError
 MAXIMUM_BYTES = 16 * 2**30
 """What an archive may hold unpacked: a thousand slices of 1024² are 2 GiB."""
 
+_OFTEN_WRONG = ("", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192")
 _GROUP_OF_CHINESE = re.compile(
     rb"(?:[\x81-\xfe][\xa1-\xfe]|[\x81-\xfe][0-9][\x81-\xfe][0-9]|[\x00-\x40\x5b-\x60\x7b-\x7f])+"
 )
+
+
+DECODING_ERRORS = (
+    InvalidDicomError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom is known to raise on damaged bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +138,9 @@ def _parse(content: Path | bytes, place: int, *, stop_before_pixels: bool) -> Da
             return pydicom.dcmread(
                 io.BytesIO(content) if isinstance(content, bytes) else content, stop_before_pixels=stop_before_pixels
             )
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError, zlib.error) as error:
+    except OSError as error:
+        raise StorageError(f"file {place} (in name order) could not be read ({error.strerror})") from None
+    except DECODING_ERRORS as error:
         raise FormatError(
             f"file {place} (in name order) is marked as DICOM but cannot be read ({type(error).__name__}):"
             " truncated or damaged?"
@@ -130,18 +150,22 @@ def _parse(content: Path | bytes, place: int, *, stop_before_pixels: bool) -> Da
 def text(header: Dataset, keyword: str) -> str:
     """A text attribute as a string, empty if absent.
 
-    A declared character set is believed, with one exception: under none, ASCII or Latin-1, text that can only be UTF-8
-    or Chinese GB18030 is read as that. Hospitals' archives carry much of it (OHIF #2716).
+    A declared character set is believed, with one exception: where none, ASCII, Latin-1 or UTF-8 is declared, text
+    that can only be UTF-8 or Chinese GB18030 is read as that. Hospitals' archives carry much of it (OHIF #2716). A
+    value that cannot be decoded at all counts as absent.
     """
     if keyword not in header:
         return ""
     raw = header.get_item(keyword).value
     declared = header.get("SpecificCharacterSet") or ""
-    if isinstance(raw, bytes) and declared in ("", "ISO_IR 6", "ISO_IR 100") and any(byte > 127 for byte in raw):
+    if isinstance(raw, bytes) and declared in _OFTEN_WRONG and max(raw, default=0) > 127:
         return _mislabelled(raw.rstrip(b" \0"), latin=declared == "ISO_IR 100")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        value = header.get(keyword)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = header.get(keyword)
+    except DECODING_ERRORS:
+        return ""
     return "" if value is None else "\\".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -14,8 +14,8 @@ from lampyris.dicom.voxels import AIR_HU, Rescale
 from lampyris.model import Float64, Grid, SeriesError, Volume
 from lampyris.model.volume import Quantity
 
-SAME_PLACE_MM = 0.01
-"""Two slices nearer than this are one slice twice."""
+SAME_PLACE = 0.05
+"""Two slices nearer than this part of a step are one slice twice."""
 
 UNEVEN = 0.1
 """No slice may lie further from the even ladder than this part of a step: half a millimetre in a 5 mm series."""
@@ -115,13 +115,14 @@ def _lone_thickness(frame: Frame) -> float:
 
 def _check_ladder(order: Sequence[Frame], heights: Float64) -> None:
     steps = np.diff(heights)
-    double = np.flatnonzero(steps < SAME_PLACE_MM).tolist()
+    apart = steps[steps > SAME_PLACE * steps.max()]
+    step = float(np.median(apart)) if len(apart) else 0.0
+    double = np.flatnonzero(steps <= SAME_PLACE * step).tolist()
     if double:
         pairs = [f"{order[i]} and {order[i + 1]} at {heights[i]:.2f} mm" for i in double]
         raise SeriesError(
             f"{len(pairs)} positions are taken twice: {_some(pairs)}; a file copied, or several phases in one series?"
         )
-    step = float(np.median(steps))
     gaps = np.flatnonzero(steps > 1.5 * step).tolist()
     if gaps:
         holes = [
@@ -146,7 +147,7 @@ def _sideways(order: Sequence[Frame], step: Float64, normal: Float64) -> Float64
     for count, frame in enumerate(order):
         offset = frame.position_mm - order[0].position_mm
         wander = float(np.linalg.norm(offset - (offset @ normal) * normal - count * sideways))
-        if wander > max(0.5 * min(frame.spacing_mm), SAME_PLACE_MM):
+        if wander > 0.5 * min(frame.spacing_mm):
             raise SeriesError(f"image {frame} lies {wander:.2f} mm to the side of the line of its neighbours")
     return sideways
 
