@@ -137,10 +137,10 @@ def dlp_for_16_cm(dlp_32_cm: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the scanner says of its radiation: CTDIvol, its phantom, and whether it was told or computed by us."""
+    """What the scanner says of its radiation: CTDIvol, its phantom's diameter (None: not told), and who computed it."""
 
     ctdivol_mgy: float
-    phantom_mm: float
+    phantom_mm: float | None
     part: str | None
     origin: Origin = "reported"
 
@@ -163,6 +163,9 @@ def figures(output: Output, size: Size, slice_mm: float) -> tuple[tuple[Figure, 
     ]
     missing = []
     settings: tuple[tuple[str, Any], ...]
+    if output.phantom_mm is None:
+        why = "the diameter of the phantom that CTDIvol is for is not told"
+        return tuple(found), tuple(f"not measured: {name}: {why}" for name in ("ssde", "effective_dose"))
     try:
         diameters = size.water_equivalent_mm[size.occupied] / 10
         if not len(diameters):

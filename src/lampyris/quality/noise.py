@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from lampyris.model import Float64, InputError, Volume
+from lampyris.model import Bool, Float64, InputError, Volume
+from lampyris.quality.regions import Coarse
 
 WANTED_PATCHES = 20
 WANTED_SIZE = 64
@@ -170,13 +173,20 @@ def _trend(stack: Float64, detrend: str) -> Float64:
         return np.asarray(stack.mean(axis=(1, 2), keepdims=True), np.float64)
     if detrend != "quadratic":
         raise InputError(f"detrend {detrend!r} is none of quadratic, mean, none")
-    size = stack.shape[-1]
+    basis = _second_order(stack.shape[-1])
+    flat = stack.reshape(len(stack), -1)
+    return np.asarray((flat @ basis @ basis.T).reshape(stack.shape), np.float64)
+
+
+@cache
+def _second_order(size: int) -> Float64:
+    """(size², 6) orthonormal basis of the second-order polynomials on a square patch."""
     place = np.linspace(-1, 1, size)
     y, x = np.meshgrid(place, place, indexing="ij")
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y]).reshape(6, -1)
-    basis = np.linalg.qr(terms.T)[0]
-    flat = stack.reshape(len(stack), -1)
-    return np.asarray((flat @ basis @ basis.T).reshape(stack.shape), np.float64)
+    basis = np.asarray(np.linalg.qr(terms.T)[0], np.float64)
+    basis.setflags(write=False)
+    return basis
 
 
 def _rings(rows: Float64, columns: Float64, power_2d: Float64) -> tuple[Float64, Float64]:
@@ -199,3 +209,93 @@ def _nyquist(rows: Float64, columns: Float64) -> float:
 def _polar(rows: Float64, columns: Float64) -> tuple[Float64, Float64]:
     v, u = np.meshgrid(rows, columns, indexing="ij")
     return np.hypot(u, v), np.arctan2(v, u)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalNoise:
+    """The commonest local standard deviation, of how many windows of how many pixels a side."""
+
+    standard_deviation: float
+    windows: int
+    window_pixels: int
+
+
+def global_noise(
+    volume: Volume, blocks: Coarse, soft: Bool, *, window_mm: float = 7.0, slices: int = 40
+) -> GlobalNoise:
+    """Noise of an image with anatomy in it: the mode of local standard deviations in uniform matter.
+
+    Christianson et al. 2015 (AJR 205:1): a window is slid over soft tissue, most windows hold no edge, so that the
+    histogram of their standard deviations peaks at the noise. `soft` (blocks) says where to look; windows must
+    lie in it whole. At most `slices` slices, evenly spaced, are used. A window has
+    at least nine pixels a side; noise coarser than it is not seen.
+
+    Raises InputError when fewer than 50 windows fit.
+    """
+    side = 2 * max(4, round(window_mm / max(volume.grid.spacing_mm[1:]) / 2)) + 1
+    found = []
+    for index in spaced(soft, slices):
+        image = np.asarray(volume.values[index], np.float64)
+        mask = blocks.spread(soft, slice(index, index + 1))[0]
+        image = np.where(mask, image, 0.0)
+        whole = ndimage.minimum_filter(mask, side, mode="constant", cval=False)
+        mean = ndimage.uniform_filter(image, side, mode="constant")
+        square = ndimage.uniform_filter(image**2, side, mode="constant")
+        spread2 = np.maximum(square - mean**2, 0) * side**2 / (side**2 - 1)
+        step = side // 2
+        found.append(np.sqrt(spread2[::step, ::step][whole[::step, ::step]]))
+    local = np.concatenate(found) if found else np.zeros(0)
+    if len(local) < 50:
+        raise InputError(
+            f"only {len(local)} windows of {side}² pixels fit into soft tissue or water, a noise figure needs 50"
+        )
+    return GlobalNoise(_mode(local), len(local), side)
+
+
+def uniform_patches(
+    volume: Volume, blocks: Coarse, soft: Bool, size: int, *, noise: float, slices: int = 60
+) -> list[tuple[int, int, int]]:
+    """First voxels of square patches that hold nothing but noise: whole in `soft`, not overlapping, free of edges.
+
+    Free of edges: the standard deviation behind a second-order polynomial is at most 1.25 times the global noise. At
+    most `slices` evenly spaced slices are searched, in steps of a quarter patch.
+    """
+    corners: list[tuple[int, int, int]] = []
+    step = max(1, size // 4)
+    for index in spaced(soft, slices):
+        mask = blocks.spread(soft, slice(index, index + 1))[0]
+        sums = np.pad(np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1), ((1, 0), (1, 0)))
+        inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size] == size * size
+        free = np.ones(mask.shape, np.bool_)
+        for row, column in np.argwhere(inside[::step, ::step]) * step:
+            place = slice(row, row + size), slice(column, column + size)
+            if not free[place].all():
+                continue
+            patch = np.asarray(volume.values[index][place], np.float64)[None]
+            if np.sqrt(np.mean((patch - _trend(patch, "quadratic")) ** 2)) <= 1.25 * noise:
+                free[place] = False
+                corners.append((index, int(row), int(column)))
+    return corners
+
+
+def spaced(mask: Bool, number: int) -> list[int]:
+    """Up to `number` evenly spaced slices among those where the mask (slices, …) holds anything."""
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    if len(slices) <= number:
+        return [int(each) for each in slices]
+    return [int(each) for each in slices[np.linspace(0, len(slices) - 1, number).round().astype(int)]]
+
+
+def _mode(values: Float64) -> float:
+    """Top of the smoothed histogram, bins a fortieth of the median wide, by a parabola."""
+    middle = float(np.median(values))
+    if middle == 0:
+        return 0.0
+    width = middle / 40
+    counts, edges = np.histogram(values, bins=np.arange(0, 3 * middle, width))
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 2.5)
+    top = int(np.clip(smooth.argmax(), 1, len(smooth) - 2))
+    left, centre, right = smooth[top - 1 : top + 2]
+    curve = left - 2 * centre + right
+    shift = 0.5 * (left - right) / curve if curve < 0 else 0.0
+    return float(edges[top] + (0.5 + shift) * width)

@@ -182,26 +182,24 @@ def coarse(volume: Volume, size_mm: float = 2.0) -> Coarse:
 
 
 def body(blocks: Coarse, threshold: float = -500.0, *, opening_mm: float = 6.0) -> Bool:
-    """Mask of blocks in the body, lungs and gas inside included: threshold, filling, opening, large parts.
+    """Mask of blocks in the body, lungs and gas inside included: threshold, opening, large parts, filling.
 
-    The opening takes away the table's shell and tubes; parts smaller than a tenth of the slice's largest (or than
-    300 mm²) are dropped, so that arms stay and blankets do not.
+    The opening takes away the table's shell and tubes, which are hollow: it has to come before the filling. Parts
+    smaller than a tenth of the slice's largest (or than 300 mm²) are dropped, so that arms stay and blankets do not.
     """
     pixel_mm = min(blocks.spacing_mm[1:])
-    element = _disc(max(1, round(opening_mm / 2 / pixel_mm)))
+    element = _disc(max(1, int(opening_mm / 2 / pixel_mm)))
     mask = np.zeros(blocks.values.shape, np.bool_)
     for index, image in enumerate(blocks.values):
         solid = image > threshold
         if not solid.any():
             continue
-        # Filled before it is opened: else the opening would eat thin walls between lung and outside.
-        opened = _opened(np.asarray(ndimage.binary_fill_holes(solid), np.bool_), element)
-        labels, parts = ndimage.label(opened)
+        labels, parts = ndimage.label(_opened(solid, element))
         areas = np.bincount(labels.ravel(), minlength=parts + 1)
         areas[0] = 0
         smallest = 300.0 / (blocks.spacing_mm[1] * blocks.spacing_mm[2])
         keep = areas >= max(0.1 * areas.max(), smallest)
-        mask[index] = keep[labels]
+        mask[index] = ndimage.binary_fill_holes(keep[labels])
     return mask
 
 
