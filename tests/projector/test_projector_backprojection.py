@@ -19,7 +19,7 @@ def lopsided_grid() -> Grid:
 
 def flat_scan() -> Geometry:
     shift = FocalSpotShift.alternating(11, (0.0, 0.002), (0.4, -0.3, 0.1), (-1.5, 2.5))
-    gantry = Gantry(541.0, 949.0, 7, 61, (5.1, 2.9), False, 2.6, 31.25)
+    gantry = Gantry(541.0, 949.0, 5, 19, (5.1, 2.9), False, 1.6, 10.25)
     return Geometry.circular(gantry, 17.0 + 29.0 * np.arange(11), axial_mm=4.0 * np.arange(11) - 16, shift=shift)
 
 

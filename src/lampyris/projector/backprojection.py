@@ -20,8 +20,8 @@ TILE = 16
 """Voxel columns a side that one thread finishes for a batch of views: their image and detector parts stay in cache."""
 BATCH_BYTES = 48 << 20
 """Projections turned (axial index last) at a time: the only copy that is made of them."""
-MARGIN = 16
-"""Entries in front of a detector column in its buffer, so that the column itself starts on a cache line."""
+MARGIN = 48
+"""Entries before and behind a detector column in its buffer: what look-ups may read, in whole cache lines."""
 
 
 class Backprojector:
@@ -127,7 +127,7 @@ class Walk(NamedTuple):
         cell_stride = simd.padded(cell_rows)
         return Walk(
             cell_rows, cell_columns, cell_stride, slices, rows, columns, simd.padded(slices), *grid.spacing_mm,
-            cell_stride + 4 * MARGIN,
+            cell_stride + 2 * MARGIN,
         )  # fmt: skip
 
 
@@ -218,8 +218,9 @@ def _accumulate(kind, views, weight_mm, turned, walk, buffers, image):  # type: 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
 def reached(walk, edge, row0, step):  # type: ignore[no-untyped-def]
     """The slices [start, stop) that fall on the detector: column `edge` and rows row0 + k·step, as edge coordinates."""
-    start = max(0.0, np.ceil(-row0 / step))
-    stop = min(float(walk.slices), np.ceil((walk.cell_rows - row0) / step))
+    pitch = 1.0 / step
+    start = max(0.0, np.ceil(-row0 * pitch))
+    stop = min(float(walk.slices), np.ceil((walk.cell_rows - row0) * pitch))
     if start < stop and 0.0 <= edge < walk.cell_columns:
         return int(start), int(stop)
     return 0, 0

@@ -132,20 +132,20 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
     scan = data.scan
     _, _, rows, columns = scan.shape
     walk, beam = Walk.of(rows, columns, grid), _beam(scan, grid)
-    spot_numbers = np.stack([scan.spot_axial_mm, (scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm], 1)
-    ray_numbers = np.stack([scan.lag_rad * scan.feed_mm_per_rad, scan.ahead_mm, scan.cell_mm / scan.row_mm], 2)
+    rays = np.empty((*scan.lag_rad.shape, 4))
+    rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
+    rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm
+    rays[..., 3] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
     values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
     threads = nb.get_num_threads()
     buffers = simd.aligned(threads * 2 * walk.room)
     for thread in range(threads):
         start = (2 * thread + 1) * walk.room + MARGIN
         buffers[start - 1 : start + rows + 1] = np.pad(data.row_weight, 1, mode="edge")
-    work = _Work(
-        spot_numbers, ray_numbers, scan.axial_mm, data.turned.ravel(), buffers,
-        simd.aligned(threads * 2 * walk.stride), simd.aligned(threads * 2 * TILE * TILE * walk.stride),
-    )  # fmt: skip
+    sums = simd.aligned(threads * 2 * walk.stride)
+    tiles = simd.aligned(threads * 2 * TILE * TILE * walk.stride)
     for top in range(0, walk.rows, TILE):
-        _band(walk, beam, work, top, values, seen)
+        _band(walk, beam, rays, scan.axial_mm, data.turned.ravel(), buffers, sums, tiles, top, values, seen)
         progress(min(1.0, (top + TILE) / walk.rows))
     return HelicalImage(values, seen, scan.half_turn)
 
@@ -168,22 +168,6 @@ class _Beam(NamedTuple):
     column_z: float
 
 
-class _Work(NamedTuple):
-    """Arrays of the loops: numbers per spot and per ray, data, and each thread's own memory.
-
-    `buffers`: per thread a blended detector column and the row weights; `sums`: Σ W·p and Σ W of a voxel column;
-    `tiles`: value and count of the voxel columns of a tile.
-    """
-
-    spot_numbers: Float64
-    ray_numbers: Float64
-    axial: Float64
-    turned: Float32
-    buffers: Float32
-    sums: Float32
-    tiles: Float32
-
-
 def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
     if not np.allclose(grid.axes[0], (0.0, 1.0, 0.0), atol=1e-6):
         raise GeometryError(f"slices run along {grid.axes[0].tolist()}; helical data need +y, the table's axis")
@@ -204,15 +188,19 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy")
-def _band(walk, beam, work, top, values, seen):  # type: ignore[no-untyped-def]
-    """One band of tiles: every direction of the half turn into the tile's voxel columns, then into the image."""
+def _band(walk, beam, rays, axial, turned, buffers, sums, tiles, top, values, seen):  # type: ignore[no-untyped-def]
+    """One band of tiles: every direction of the half turn into the tile's voxel columns, then into the image.
+
+    Memory of each thread: `buffers` a blended detector column and the row weights; `sums` Σ W·p and Σ W of a voxel
+    column; `tiles` value and count of the voxel columns of a tile.
+    """
     size = 2 * TILE * TILE * walk.stride
     angle_step = np.pi / beam.half_turn
     for tile in nb.prange((walk.columns + TILE - 1) // TILE):
         left, thread = tile * TILE, nb.get_thread_id()
         right, bottom = min(left + TILE, walk.columns), min(top + TILE, walk.rows)
         here, total = thread * size, thread * 2 * walk.stride
-        work.tiles[here : here + size] = 0
+        tiles[here : here + size] = 0
         for i in range(beam.half_turn):
             angle = beam.first_angle + i * angle_step
             sine, cosine = np.sin(angle), np.cos(angle)
@@ -220,62 +208,58 @@ def _band(walk, beam, work, top, values, seen):  # type: ignore[no-untyped-def]
                 for column in range(left, right):
                     x = beam.x + row * beam.row_x + column * beam.column_x
                     z = beam.z + row * beam.row_z + column * beam.column_z
-                    _sum_views(walk, beam, work, thread, i, x * cosine - z * sine, x * sine + z * cosine)
+                    _sum_views(
+                        walk, beam, rays, axial, turned, buffers, sums, thread, i, x * cosine - z * sine,
+                        x * sine + z * cosine,
+                    )  # fmt: skip
                     at = here + 2 * ((row - top) * TILE + column - left) * walk.stride
-                    simd.average_add(
-                        work.tiles, at, at + walk.stride, walk.slices, work.sums, total, total + walk.stride
-                    )
+                    simd.average_add(tiles, at, at + walk.stride, walk.slices, sums, total, total + walk.stride)
         for piece in range(walk.slices):
             for row in range(top, bottom):
                 for column in range(left, right):
                     at = here + 2 * ((row - top) * TILE + column - left) * walk.stride + piece
-                    values[piece, row, column] = work.tiles[at] * np.float32(angle_step)
-                    seen[piece, row, column] = np.uint16(work.tiles[at + walk.stride])
+                    values[piece, row, column] = tiles[at] * np.float32(angle_step)
+                    seen[piece, row, column] = np.uint16(tiles[at + walk.stride])
 
 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
-def _sum_views(walk, beam, work, thread, i, xi, s):  # type: ignore[no-untyped-def]
+def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s):  # type: ignore[no-untyped-def]
     """Add W·p and W of the views i, i + half a turn, … of all spots to the thread's two sums, for the column (ξ, s)."""
     at, total = thread * 2 * walk.room + MARGIN, thread * 2 * walk.stride
+    height = (walk.slices - 1) * walk.slice_mm
     for spot in range(beam.spots):
-        shift, height = work.spot_numbers[spot, 0], work.spot_numbers[spot, 1]
         sign = 1.0
         for view in range(i, beam.views, beam.half_turn):
             edge = (sign * xi - beam.first_xi) / beam.xi_step + 0.5
             if 0.0 <= edge < walk.cell_columns:
-                travel, ahead, rows = _ray(work.ray_numbers, spot, edge - 0.5)
-                rows_per_mm = rows / (ahead - sign * s)
-                row0 = height + (beam.y - work.axial[view] - travel - shift) * rows_per_mm
-                step = rows_per_mm * walk.slice_mm
-                start, stop = reached(walk, edge, row0 + 0.5, step)
-                if start < stop:
-                    place = spot * beam.views + view
-                    fill(
-                        walk,
-                        work.buffers,
-                        at,
-                        work.turned,
-                        place,
-                        edge,
-                        1.0,
-                        row0 + start * step,
-                        row0 + (stop - 1) * step,
-                    )
-                    simd.interpolate_add(
-                        work.sums, (total, total + walk.stride), start, stop, work.buffers,
-                        (at - 1, at + walk.room - 1), row0 + 1.0, step,
-                    )  # fmt: skip
+                travel, ahead, rows, row = _ray(rays, spot, edge - 0.5)
+                below, distance = beam.y - axial[view] - travel, ahead - sign * s
+                # most views pass above or below all slices: known before anything is divided
+                if (below + height) * rows + (row + 0.5) * distance >= 0.0 and (
+                    below * rows + (row + 0.5 - walk.cell_rows) * distance < 0.0
+                ):
+                    rows_per_mm = rows / distance
+                    row0, step = row + below * rows_per_mm, rows_per_mm * walk.slice_mm
+                    start, stop = reached(walk, edge, row0 + 0.5, step)
+                    if start < stop:
+                        last = row0 + (stop - 1) * step
+                        fill(walk, buffers, at, turned, spot * beam.views + view, edge, 1.0, row0 + start * step, last)
+                        simd.interpolate_add(
+                            sums, (total, total + walk.stride), start, stop, buffers, (at - 1, at + walk.room - 1),
+                            row0 + 1.0, step,
+                        )  # fmt: skip
             sign = -sign
 
 
 @nb.njit(forceinline=True, cache=True)
-def _ray(numbers, spot, place):  # type: ignore[no-untyped-def]
-    """Table travel since gantry angle θ, `ahead` and rows per unit of magnification at a fractional column."""
-    last = numbers.shape[1] - 1
+def _ray(rays, spot, place):  # type: ignore[no-untyped-def]
+    """Of the ray at a fractional column: the spot's y less the table's at angle θ, `ahead`, rows at unit magnification
+    and the row in the focal spot's plane."""
+    last = rays.shape[1] - 1
     place = min(max(place, 0.0), float(last))
     left = int(place)
     right, share = min(left + 1, last), place - left
-    travel = numbers[spot, left, 0] + share * (numbers[spot, right, 0] - numbers[spot, left, 0])
-    ahead = numbers[spot, left, 1] + share * (numbers[spot, right, 1] - numbers[spot, left, 1])
-    rows = numbers[spot, left, 2] + share * (numbers[spot, right, 2] - numbers[spot, left, 2])
-    return travel, ahead, rows
+    travel = rays[spot, left, 0] + share * (rays[spot, right, 0] - rays[spot, left, 0])
+    ahead = rays[spot, left, 1] + share * (rays[spot, right, 1] - rays[spot, left, 1])
+    rows = rays[spot, left, 2] + share * (rays[spot, right, 2] - rays[spot, left, 2])
+    return travel, ahead, rows, rays[spot, 0, 3]

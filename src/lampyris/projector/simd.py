@@ -13,12 +13,15 @@ For use inside `numba.njit` functions; arrays are one-dimensional, contiguous fl
   out[ats[i] + k] += table[origins[i]:] read linearly at position + k·step, for each i of two tuples of offsets: several
   tables in one array, read at the same places, added to several runs of another
 - ``average_add(out, at, at_seen, count, sums, at_sum, at_weight)``: where weight > FAINTEST, sum/weight is added to
-  out[at:] and 1 to out[at_seen:]; both sums are then zeroed; whole vectors: all four runs need room up to the next one
+  out[at:] and 1 to out[at_seen:]; both sums are then zeroed
 
 Offsets and bounds are int64; `position` and `step` float64, weights float32; step ≥ 0, and every position reached must
-be ≥ 0. `SLACK` entries of an input behind the last one wanted must be readable (their values do not matter; arrays from
-`aligned` have them behind their end). Nothing outside the run is written, and outputs may not overlap inputs. Runs that
-begin and end on multiples of `LANES`, in arrays from `aligned`, are the fastest.
+be ≥ 0. All work is done in whole vectors that begin on multiples of `LANES`: a run needs room from the multiple of 16
+before its start to the one behind its stop, and no other thread may own that room (`interpolate_add` adds nothing to
+the entries beside the run, `blend` and `average_add` treat them like the run). `LEAD` entries of a table before its
+origin and `SLACK` behind the last one wanted must be readable; their values do not matter. Arrays from `aligned` are
+fastest. Outputs may not overlap inputs, nor may an array reach one `prange` by two names (alone and in a tuple, say):
+Numba promises LLVM that they differ.
 """
 
 from functools import cache
@@ -37,7 +40,7 @@ from numba.extending import intrinsic
 from lampyris.model import Float32
 
 PORTABLE, AVX2, AVX512 = 0, 1, 2
-SLACK = 34
+LEAD, SLACK = 32, 34
 MAX_STEP = 2.0
 """Largest step for which the entries wanted by one vector lie within two registers; beyond it each is loaded."""
 
@@ -135,21 +138,17 @@ class _Vector:
         kind = ir.FunctionType(self.floats, [each.type for each in args])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), args)
 
-    def put(self, value: Any, data: Any, index: Any, count: Any, *, add: bool) -> None:
-        """Store or add the first `count` lanes: a whole vector where all are wanted, singly at the end of a run."""
+    def store(self, value: Any, data: Any, index: Any) -> None:
+        self.builder.store(value, self.address(data, index)).align = 4
+
+    def increase(self, data: Any, index: Any, value: Any) -> None:
+        self.store(self.add(self.load(data, index), value), data, index)
+
+    def between(self, start: Any, stop: Any) -> Any:
+        """Which lanes are in [start, stop)."""
         b = self.builder
-        scratch = cgutils.alloca_once(b, self.floats)
-        with b.if_else(b.icmp_signed(">=", count, ir.Constant(count.type, LANES)), likely=True) as (whole, part):
-            with whole:
-                total = self.add(self.load(data, index), value) if add else value
-                b.store(total, self.address(data, index)).align = 4
-            with part:
-                b.store(value, scratch)
-                lanes = b.bitcast(scratch, _f32.as_pointer())
-                with cgutils.for_range(b, count, intp=count.type) as loop:
-                    target = b.gep(data, [b.add(index, loop.index)])
-                    one = b.load(b.gep(lanes, [loop.index]))
-                    b.store(b.fadd(b.load(target), one) if add else one, target)
+        from_start = b.icmp_signed(">=", self.lane, self.splat(b.trunc(start, _i32)))
+        return b.and_(from_start, b.icmp_signed("<", self.lane, self.splat(b.trunc(stop, _i32))))
 
     def places(self, place: Any, step: Any) -> tuple[Any, Any, Any]:
         """(base, index, weight of the entry behind base + index) at place·2⁻³² + lane·step."""
@@ -178,25 +177,26 @@ class _Vector:
         last = ir.Constant(self.ints, [LANES - 1] * LANES)
         return self.builder.select(self.builder.icmp_signed(">", index, last), from_high, from_low)
 
-    def gathered(self, table: Any, base: Any, index: Any, count: Any) -> tuple[Any, Any]:
-        """The same, any index, loaded one by one; lanes from `count` on read entry `base` and mean nothing."""
+    def gathered(self, table: Any, base: Any, index: Any, wanted: Any) -> tuple[Any, Any]:
+        """The same, any index, loaded one by one where wanted; the other lanes mean nothing."""
         b = self.builder
-        wanted = b.icmp_signed("<", self.lane, self.splat(b.trunc(count, _i32)))
+        index = b.add(index, self.splat(b.trunc(base, _i32)))
         index = b.select(wanted, index, ir.Constant(self.ints, [0] * LANES))
         here = there = ir.Constant(self.floats, ir.Undefined)
         for lane in range(LANES):
             number = ir.Constant(_i32, lane)
-            at = b.add(base, b.sext(b.extract_element(index, number), base.type))
+            at = b.sext(b.extract_element(index, number), base.type)
             here = b.insert_element(here, b.load(b.gep(table, [at])), number)
             there = b.insert_element(there, b.load(b.gep(table, [b.add(at, ir.Constant(at.type, 1))])), number)
         return here, there
 
-    def interpolated(self, table: Any, places: tuple[Any, Any, Any], count: Any, *, near: bool) -> Any:
-        """The table at `places`; `near` where the entries wanted lie in two registers."""
+    def interpolated(self, table: Any, places: tuple[Any, Any, Any], wanted: Any, *, near: bool) -> Any:
+        """The table at `places`, 0 where not wanted; `near` where the entries lie in two registers."""
         base, index, weight = places
         registers = near and instruction_set() != PORTABLE
-        here, there = self.looked_up(table, base, index) if registers else self.gathered(table, base, index, count)
-        return self.add(here, self.mul(weight, self.builder.fsub(there, here)))
+        here, there = self.looked_up(table, base, index) if registers else self.gathered(table, base, index, wanted)
+        value = self.add(here, self.mul(weight, self.builder.fsub(there, here)))
+        return self.builder.select(wanted, value, ir.Constant(self.floats, [0.0] * LANES))
 
 
 def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
@@ -204,41 +204,45 @@ def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
 
 
 @intrinsic
-def _blend(typing, out, at, count, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def] # noqa: ARG001
-    signature = types.void(out, at, count, rows, at_a, at_b, weight_a, weight_b)
+def _blend(typing, out, at, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def] # noqa: ARG001
+    signature = types.void(out, at, rows, at_a, at_b, weight_a, weight_b)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = _Vector(builder)
-        target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-        left = vector.mul(vector.load(source, args[4]), vector.splat(args[6]))
-        right = vector.mul(vector.load(source, args[5]), vector.splat(args[7]))
-        vector.put(vector.add(left, right), target, args[1], args[2], add=False)
+        target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 2))
+        left = vector.mul(vector.load(source, args[3]), vector.splat(args[5]))
+        right = vector.mul(vector.load(source, args[4]), vector.splat(args[6]))
+        vector.store(vector.add(left, right), target, args[1])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 def _look_up(*, near: bool) -> Any:
-    """One vector from each of the tables that begin at `origins`, read at the same places, added at `ats`."""
+    """One vector from each of the tables that begin at `origins`, its lanes [start, stop) added at `ats` + k."""
 
     @intrinsic
-    def one(typing, out, ats, k, count, table, origins, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
-        signature = types.void(out, ats, k, count, table, origins, place, step)
+    def one(typing, out, ats, k, start, stop, table, origins, place, step):  # type: ignore[no-untyped-def] # noqa: ARG001
+        signature = types.void(out, ats, k, start, stop, table, origins, place, step)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             vector = _Vector(builder)
-            target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 4))
-            base, index, weight = vector.places(args[6], args[7])
+            target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 5))
+            base, index, weight = vector.places(args[7], args[8])
+            wanted = vector.between(args[3], args[4])
             for i in range(signature.args[1].count):
-                at, origin = (builder.extract_value(args[j], i) for j in (1, 5))
-                places = builder.add(base, origin), index, weight
-                value = vector.interpolated(source, places, args[3], near=near)
-                vector.put(value, target, builder.add(at, args[2]), args[3], add=True)
+                at, origin = (builder.extract_value(args[j], i) for j in (1, 6))
+                table = builder.gep(source, [origin])
+                value = vector.interpolated(table, (base, index, weight), wanted, near=near)
+                vector.increase(target, builder.add(at, args[2]), value)
             return context.get_dummy_value()
 
         return signature, codegen
 
     return one
+
+
+_near, _far = _look_up(near=True), _look_up(near=False)
 
 
 @intrinsic
@@ -248,53 +252,48 @@ def _average(typing, out, at, at_seen, sums, at_sum, at_weight):  # type: ignore
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector = _Vector(builder)
         target, source = (_data(context, builder, signature.args[i], args[i]) for i in (0, 3))
-        whole = ir.Constant(ir.IntType(64), LANES)
         zero, one, faintest = (ir.Constant(vector.floats, [value] * LANES) for value in (0.0, 1.0, FAINTEST))
         total, weight = vector.load(source, args[4]), vector.load(source, args[5])
         weighed = builder.fcmp_ordered(">", weight, faintest)
         mean = builder.fdiv(total, builder.select(weighed, weight, one))
-        for value, place in ((mean, args[1]), (one, args[2])):
-            vector.put(builder.select(weighed, value, zero), target, place, whole, add=True)
-        for place in (args[4], args[5]):
-            vector.put(zero, source, place, whole, add=False)
+        vector.increase(target, args[1], builder.select(weighed, mean, zero))
+        vector.increase(target, args[2], builder.select(weighed, one, zero))
+        vector.store(zero, source, args[4])
+        vector.store(zero, source, args[5])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-_near, _far = _look_up(near=True), _look_up(near=False)
-
-
-# ---- the runs: whole vectors (the constant count lets LLVM drop the other case), then what is left
+# ---- the runs
 
 
 @nb.njit(forceinline=True, cache=True)
 def blend(out, at, start, stop, rows, at_a, at_b, weight_a, weight_b):  # type: ignore[no-untyped-def]
     """out[at + j] = weight_a·rows[at_a + j] + weight_b·rows[at_b + j] for start ≤ j < stop."""
-    j = start
-    while j + LANES <= stop:
-        _blend(out, at + j, LANES, rows, at_a + j, at_b + j, weight_a, weight_b)
+    j = start // LANES * LANES
+    while j < stop:
+        _blend(out, at + j, rows, at_a + j, at_b + j, weight_a, weight_b)
         j += LANES
-    if j < stop:
-        _blend(out, at + j, stop - j, rows, at_a + j, at_b + j, weight_a, weight_b)
 
 
 @nb.njit(forceinline=True, cache=True)
 def interpolate_add(out, ats, start, stop, table, origins, position, step):  # type: ignore[no-untyped-def]
     """out[ats[i] + k] += table[origins[i]:] read at position + k·step, linearly, for start ≤ k < stop and every i."""
     pitch, stride = np.float32(step), np.int64(step * LANES * _ONE)
-    place = np.int64((position + start * step) * _ONE)
-    k = start
+    k = start // LANES * LANES
+    place = np.int64((position + k * step) * _ONE)
     if step <= MAX_STEP:
-        while k + LANES <= stop:
-            _near(out, ats, k, LANES, table, origins, place, pitch)
+        while k < stop:
+            if start <= k and k + LANES <= stop:  # the constants let LLVM drop the mask
+                _near(out, ats, k, 0, LANES, table, origins, place, pitch)
+            else:
+                _near(out, ats, k, start - k, stop - k, table, origins, place, pitch)
             place += stride
             k += LANES
-        if k < stop:
-            _near(out, ats, k, stop - k, table, origins, place, pitch)
     else:
         while k < stop:
-            _far(out, ats, k, stop - k, table, origins, place, pitch)
+            _far(out, ats, k, start - k, stop - k, table, origins, place, pitch)
             place += stride
             k += LANES
 
