@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lampyris.model import FormatError, InputError, RawScan
-from lampyris.raw import container
+from lampyris.raw import container, ctpd
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,10 @@ class Format:
     options: tuple[str, ...] = ()
 
 
-FORMATS = (Format("Lampyris .lraw", container.recognises, container.read),)
+FORMATS = (
+    Format("Lampyris .lraw", container.recognises, container.read),
+    Format("DICOM-CT-PD", ctpd.recognises, ctpd.read, ("spectrum", "spectrum_index")),
+)
 
 
 def read(path: str | os.PathLike[str], **options: Any) -> RawScan:

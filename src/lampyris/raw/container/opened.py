@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import zarr
 
 from lampyris.model import FormatError, ProgramError, StorageError
 from lampyris.model.arrays import canonical_json
-from lampyris.raw.bundle import ROOT, BundleReader, Member, sha256_of
+from lampyris.raw.container.bundle import ROOT, BundleReader, Member, sha256_of
+from lampyris.raw.lazy import LazyCounts
 
 FORMAT, VERSION = "lraw", 1
 SUFFIX, UNFINISHED = ".lraw", ".partial"
@@ -20,48 +21,16 @@ LARGEST_SHARD_BYTES = 1 << 30
 """Readers refuse more: what a shard claims to unfold to is reserved in memory before it can be checked."""
 
 
-class StoredCounts:
-    """Counts of a `.lraw`, read when they are indexed: views by slice, integer or index array, then rows and columns.
+def stored_counts(array: Any, store: BundleReader) -> LazyCounts:
+    """Counts that are read when they are indexed; FormatError when the bytes asked for are damaged."""
 
-    Raises FormatError when the bytes that are asked for do not decode to what the file declares.
-    """
+    def load(views: Sequence[int] | range) -> np.ndarray:
+        with decoding(store.path, "counts"):
+            if isinstance(views, range):
+                return np.asarray(array[views.start : views.stop : views.step])
+            return np.asarray(array.oindex[np.asarray(views)])
 
-    def __init__(self, array: Any, store: BundleReader) -> None:
-        self._array = array
-        self._store = store  # keeps the file open as long as its counts are in use
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        kind: np.dtype[Any] = self._array.dtype
-        return kind
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"StoredCounts{self.shape} {self.dtype}"
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("stored counts are read into a new array: copy=False cannot be had")
-        return np.asarray(self[:], dtype)
-
-    def __getitem__(self, index: Any, /) -> Any:
-        views, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        with _decoding(self._store.path, "counts"):
-            if isinstance(views, slice) and (views.step is None or views.step > 0):
-                block = self._array[views]
-            elif isinstance(views, (int, np.integer)):
-                block = self._array[int(views)]
-                return block[tuple(rest)] if rest else block
-            else:
-                chosen = np.arange(len(self))[views]
-                block = self._array.oindex[chosen] if len(chosen) else np.empty((0, *self.shape[1:]), self.dtype)
-        return np.asarray(block)[(slice(None), *rest)]
+    return LazyCounts(tuple(array.shape), array.dtype, load)
 
 
 class Opened:
@@ -83,17 +52,17 @@ class Opened:
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{self.name}: its manifest is incomplete ({error!r}): tampered with?") from error
         self._check_members()
-        with _decoding(path, "metadata"):
+        with decoding(path, "metadata"):
             self.group = zarr.open_group(self.store, mode="r", zarr_format=3)
             array = self.group["counts"]
             self._check_counts(array)
-        self.counts = StoredCounts(array, self.store)
+        self.counts = stored_counts(array, self.store)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array but the counts, by name and in the order that they were digested in."""
         found = {}
         for name in self.names:
-            with _decoding(self.store.path, name):
+            with decoding(self.store.path, name):
                 array = self.group[name]
                 declared = int(np.prod(array.shape)) * array.dtype.itemsize
                 stored = sum(n.bytes for key, n in self.members.items() if key.startswith(f"{name}/c"))
@@ -160,7 +129,7 @@ def sha256_of_json(value: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _decoding(path: Path, what: str) -> Iterator[None]:
+def decoding(path: Path, what: str) -> Iterator[None]:
     """Whatever Zarr or a codec says about bytes it cannot decode is a FormatError; a failing disk is not."""
     try:
         yield

@@ -21,9 +21,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lampyris.model import FormatError, InputError, Progress, RawScan, StorageError, silent
 from lampyris.model.arrays import Float64, canonical_json, new_digest, update_digest
-from lampyris.raw.bundle import BundleWriter, sha256_of
-from lampyris.raw.facts import scan_from
-from lampyris.raw.opened import FORMAT, SUFFIX, UNFINISHED, VERSION, Opened, sha256_of_json
+from lampyris.raw.container.bundle import BundleWriter, sha256_of
+from lampyris.raw.container.facts import scan_from
+from lampyris.raw.container.opened import FORMAT, SUFFIX, UNFINISHED, VERSION, Opened, sha256_of_json
 
 CHUNK_VIEWS, CHUNK_ROWS = 250, 16
 SHARD_BYTES = 256 << 20
