@@ -70,7 +70,7 @@ def fits(geometry: Geometry, grid: Grid) -> bool:
 
 
 def _records(plan: Plan, grid: Grid, weighting: Weighting) -> Float64:
-    """(views, 9): for depth and offset their value at voxel [0, 0] and slopes along r and c; column scale, R, centre."""
+    """(views, 9): for depth and offset value at voxel [0, 0], slopes along r and c; then column scale, R, centre."""
     view = plan.views
     depth = -view["source_r"] * view["normal_r"] - view["source_c"] * view["normal_c"]
     across = -view["source_r"] * view["across_r"] - view["source_c"] * view["across_c"]
@@ -99,7 +99,7 @@ def _arctangent() -> Float32:
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"})
-def _accumulate(kind, views, atan, pairs, height, width, image):  # type: ignore[no-untyped-def] # noqa: PLR0913
+def _accumulate(kind, views, atan, pairs, height, width, image):  # type: ignore[no-untyped-def]
     """Add every view to every image row."""
     rows, columns = image.shape
     for block in nb.prange((rows + ROWS_AT_ONCE - 1) // ROWS_AT_ONCE):

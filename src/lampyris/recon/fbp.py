@@ -121,8 +121,9 @@ def _shares(theta: Float64, geometry: Geometry, body_reach_mm: float, reach_mm: 
         low, high = reach_mm
         if coverage_rad(theta) < FULL_TURN * (1 - 1e-3):
             raise GeometryError(
-                f"the detector reaches {low:.1f} and {high:.1f} mm to the sides of the axis, the body {body_reach_mm:.1f}"
-                f" mm: a displaced detector needs 360°, the views cover {np.rad2deg(coverage_rad(theta)):.1f}°"
+                f"the detector reaches {low:.1f} and {high:.1f} mm to the sides of the axis, the body"
+                f" {body_reach_mm:.1f} mm: a displaced detector needs 360°, the views cover"
+                f" {np.rad2deg(coverage_rad(theta)):.1f}°"
             )
         reached = measured_reach(geometry)
         offset = np.linspace(-reached[0], reached[1], 2 * geometry.columns + 1)[1::2]

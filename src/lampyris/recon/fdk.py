@@ -68,16 +68,14 @@ def image(
     return average_slabs(plan, field, thin, progress), plan.grid(field)
 
 
-def prepare(
-    orbit: Orbit, kernel: Kernel, body: Circle, reach_mm: tuple[float, float], continuation: int
-) -> Filtering:
+def prepare(orbit: Orbit, kernel: Kernel, body: Circle, reach_mm: tuple[float, float], continuation: int) -> Filtering:
     """Weights and filter of a circular scan whose measured rays reach so far on the low and the high side."""
     gantry = orbit.gantry
     row_mm, column_mm = gantry.cell_mm
     central_column = (gantry.columns - 1) / 2 if gantry.central_column is None else gantry.central_column
     central_row = (gantry.rows - 1) / 2 if gantry.central_row is None else gantry.central_row
-    across = (np.arange(gantry.columns) - central_column) * column_mm
-    up = (np.arange(gantry.rows) - central_row) * row_mm
+    across: Float64 = (np.arange(gantry.columns, dtype=np.float64) - central_column) * column_mm
+    up: Float64 = (np.arange(gantry.rows, dtype=np.float64) - central_row) * row_mm
     distance, radius = gantry.source_to_detector_mm, gantry.source_to_isocentre_mm
     fan = across / distance if gantry.curved else np.arctan(across / distance)
     ramp = ramp_filter(
@@ -143,7 +141,10 @@ def cone_coverage(orbit: Orbit, body: Circle, axial_mm: float) -> Coverage:
     gantry = orbit.gantry
     central = (gantry.rows - 1) / 2 if gantry.central_row is None else gantry.central_row
     radius = gantry.source_to_isocentre_mm
-    low, high = (-0.5 - central) * gantry.row_at_isocentre_mm, (gantry.rows - 0.5 - central) * gantry.row_at_isocentre_mm
+    low, high = (
+        (-0.5 - central) * gantry.row_at_isocentre_mm,
+        (gantry.rows - 0.5 - central) * gantry.row_at_isocentre_mm,
+    )
     reach = min(body.reach_mm, 0.95 * radius)
     near, far = 1 - reach / radius, 1 + reach / radius
     sure_low, sure_high = low * (near if low < 0 else far), high * (near if high > 0 else far)

@@ -1,4 +1,4 @@
-"""Projections and a grid request → the field of view and the frame: what to image where, when the request leaves it open.
+"""Projections and a grid request → field of view and frame: what to image where, when the request leaves it open.
 
 All in the upright gantry frame (a tilted gantry is turned back first); a circle is about an axis parallel to y.
 """
@@ -122,9 +122,12 @@ def shadow(projections: Projections) -> Shadow:
     high_normals, high_distances = edge_rays(geometry, views, high)
     normals = np.concatenate([-low_normals, high_normals])
     support = np.concatenate([-low_distances, high_distances])
-    fit = linprog([0, 0, 1], np.column_stack([-normals, -np.ones(len(normals))]), -support, bounds=[(None, None)] * 3)
+    circle = linprog(
+        [0, 0, 1], np.column_stack([-normals, -np.ones(len(normals))]), -support, bounds=[(None, None)] * 3
+    ).x
+    assert circle is not None, "every half plane has a finite support, so the programme has a solution"
     truncated = float((inside[:, 0] | inside[:, -1]).mean())
-    return Shadow(Circle(float(fit.x[0]), float(fit.x[1]), float(max(fit.x[2], 0.0))), truncated)
+    return Shadow(Circle(float(circle[0]), float(circle[1]), float(max(circle[2], 0.0))), truncated)
 
 
 def choose_field(request: GridRequest, body: Circle) -> Field:

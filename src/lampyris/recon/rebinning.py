@@ -1,4 +1,4 @@
-"""Helical or axial views of a fan → cone-parallel views: rays of equal direction side by side, row by row.
+"""Views of a fan, helical or axial → cone-parallel views: rays of equal direction side by side, row by row.
 
 A ray of gantry angle φ and fan angle γ has the direction θ = φ − γ in the plane of rotation and the distance
 ξ = R·sin γ from the axis. Every detector row is resampled to even θ (azimuthal) and then to even ξ (radial) with cubic
@@ -21,11 +21,11 @@ SPOT_MM = 0.02
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spot:
-    """One position of the focal spot: its views and, per column, the rays it makes; all in the plane of rotation.
+    """One position of the focal spot: which views it made and, per column, which rays; in the plane of rotation.
 
-    `theta_rad` direction relative to the gantry angle, `xi_mm` signed distance from the axis, `ahead_mm` from the
-    focal spot to the foot of the axis' normal on the ray, `cell_mm` from the focal spot to the cell, each (columns,);
-    `axial_mm` the focal spot's y relative to the table position, `row_mm` that of row 0's middle relative to it.
+    Each (columns,): `theta_rad` direction relative to the gantry angle, `xi_mm` ascending distance from the axis,
+    `ahead_mm` from the focal spot along the ray to the foot of the axis' normal, `cell_mm` from the focal spot to the
+    cell. `axial_mm` is the focal spot's y and `first_row_mm` that of the middle of row 0, relative to the table.
     """
 
     views: slice
@@ -34,27 +34,18 @@ class Spot:
     ahead_mm: Float64
     cell_mm: Float64
     axial_mm: float
-    row_mm: float
+    first_row_mm: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ConeParallel:
-    """Cone-parallel views of one focal spot.
-
-    `values` (views, rows, columns) at θ = `theta_mm`… see fields: θ = theta_first_rad + i·theta_step_rad and
-    ξ = xi_first_mm + j·xi_step_mm. Per column: `lag_rad` gantry angle minus θ, `ahead_mm`, `cell_mm` as in `Spot`.
+class Resampling:
+    """Where each cone-parallel sample lies among the measured ones: fractional view (θs, columns) of the spot's views,
+    and fractional column (ξs,). `wraps`: the views close a full turn, the last is followed by the first.
     """
 
-    values: Float32
-    theta_first_rad: float
-    theta_step_rad: float
-    xi_first_mm: float
-    xi_step_mm: float
-    lag_rad: Float64
-    ahead_mm: Float64
-    cell_mm: Float64
-    axial_mm: float
-    row_mm: float
+    view_of: Float64
+    column_of: Float64
+    wraps: bool
 
 
 def spots(orbit: Orbit) -> tuple[Spot, ...]:
@@ -66,11 +57,41 @@ def spots(orbit: Orbit) -> tuple[Spot, ...]:
     return tuple(_spot(orbit, first, cycle) for first in range(cycle))
 
 
+def theta_range(orbit: Orbit, spot: Spot, reach_mm: float) -> tuple[float, float]:
+    """Lowest and highest θ, rad, at which every ray within `reach_mm` of the axis was measured."""
+    within = np.abs(spot.xi_mm) <= max(reach_mm, float(np.abs(spot.xi_mm).min()))
+    phi = orbit.gantry_angle_rad[spot.views]
+    return float(phi.min() + spot.theta_rad[within].max()), float(phi.max() + spot.theta_rad[within].min())
+
+
+def resampling(orbit: Orbit, spot: Spot, theta_rad: Float64, xi_mm: Float64, *, wraps: bool) -> Resampling:
+    """Where the samples at θ (ascending) and ξ (ascending) lie; beyond what was measured, at its edge."""
+    phi = orbit.gantry_angle_rad[spot.views]
+    order = np.arange(len(phi), dtype=np.float64)
+    if phi[-1] < phi[0]:
+        phi, order = phi[::-1], order[::-1]
+    wanted = theta_rad[:, None] - spot.theta_rad[None, :]
+    if wraps:
+        wanted = phi[0] + np.mod(wanted - phi[0], 2 * np.pi)
+        closing = order[-1] + np.sign(order[-1] - order[0])  # one view on: the first again, modulo their number
+        phi, order = np.append(phi, phi[0] + 2 * np.pi), np.append(order, closing)
+    columns = np.arange(len(spot.xi_mm), dtype=np.float64)
+    return Resampling(np.interp(wanted, phi, order), np.interp(xi_mm, spot.xi_mm, columns), wraps)
+
+
+def resample(views: Float32, where: Resampling, part: slice) -> Float32:
+    """Cone-parallel views `part` of one spot, (θs, rows, ξs), from its views (views, rows, columns)."""
+    view_of = where.view_of[part]
+    values = np.empty((len(view_of), views.shape[1], len(where.column_of)), np.float32)
+    _resample(views, view_of, where.column_of, where.wraps, values)
+    return values
+
+
 def _cycle(orbit: Orbit) -> int:
     gantry, shift = orbit.gantry, orbit.shift
     flown = np.stack([shift.angular_rad * gantry.source_to_isocentre_mm, shift.axial_mm, shift.radial_mm])
-    for cycle in range(1, min(MOST_SPOTS, orbit.views) + 1):
-        if np.abs(flown[:, cycle:] - flown[:, :-cycle]).max(initial=0.0) < SPOT_MM:
+    for cycle in range(1, min(MOST_SPOTS, orbit.views - 1) + 1):
+        if np.abs(flown[:, cycle:] - flown[:, :-cycle]).max() < SPOT_MM:
             return cycle
     raise GeometryError(
         f"the focal spot does not return to its place within {MOST_SPOTS} views: expected a flying spot that visits the"
@@ -80,98 +101,64 @@ def _cycle(orbit: Orbit) -> int:
 
 def _spot(orbit: Orbit, first: int, cycle: int) -> Spot:
     """Rays of one spot at gantry angle 0, where u = +x and the source is above (+z)."""
-    gantry = orbit.gantry
-    middle = (gantry.columns - 1) / 2 if gantry.central_column is None else gantry.central_column
-    lowest = 0.0 - ((gantry.rows - 1) / 2 if gantry.central_row is None else gantry.central_row)
-    mean = [float(each[first::cycle].mean()) for each in (orbit.shift.angular_rad, orbit.shift.axial_mm)]
-    radius = gantry.source_to_isocentre_mm + float(orbit.shift.radial_mm[first::cycle].mean())
-    source = radius * np.array([np.sin(mean[0]), np.cos(mean[0])])
-    across = (np.arange(gantry.columns) - middle) * gantry.cell_mm[1]
-    distance = gantry.source_to_detector_mm
-    if gantry.curved:
-        x, z = distance * np.sin(across / distance), distance * np.cos(across / distance)
-    else:
-        x, z = across, np.full_like(across, distance)
-    ray_x, ray_z = x - source[0], gantry.source_to_isocentre_mm - z - source[1]
-    cell = np.hypot(ray_x, ray_z)
-    theta = np.arctan2(-ray_x, -ray_z)
-    # direction of the ray is −(sin θ, cos θ), across it (cos θ, −sin θ)
-    xi = source[0] * np.cos(theta) - source[1] * np.sin(theta)
-    ahead = source[0] * np.sin(theta) + source[1] * np.cos(theta)
-    return Spot(slice(first, None, cycle), theta, xi, ahead, cell, mean[1], lowest * gantry.cell_mm[0])
-
-
-def theta_range(orbit: Orbit, spot: Spot, reach_mm: float) -> tuple[float, float]:
-    """First and last θ (rad, ascending) at which every ray within `reach_mm` of the axis was measured."""
-    within = np.abs(spot.xi_mm) <= reach_mm
-    if not within.any():
-        within = np.abs(spot.xi_mm) <= np.abs(spot.xi_mm).min()
-    phi = orbit.gantry_angle_rad[spot.views]
-    low, high = min(phi[0], phi[-1]), max(phi[0], phi[-1])
-    return float(low + spot.theta_rad[within].max()), float(high + spot.theta_rad[within].min())
-
-
-def rebin(
-    integrals: Float32, orbit: Orbit, spot: Spot, theta_rad: Float64, xi_mm: Float64
-) -> ConeParallel:
-    """The cone-parallel views of one spot at even θ (ascending) and ξ; rays not measured hold their neighbour's value."""
-    views = integrals[spot.views]
-    phi = orbit.gantry_angle_rad[spot.views]
-    order = np.arange(len(phi), dtype=np.float64)
-    if phi[-1] < phi[0]:
-        phi, order = phi[::-1], order[::-1]
-    view_of = np.interp(theta_rad[:, None] - spot.theta_rad[None, :], phi, order)
-    rising = np.argsort(spot.xi_mm)
-    column_of = np.interp(xi_mm, spot.xi_mm[rising], rising.astype(np.float64))
-    values = np.empty((len(theta_rad), views.shape[1], len(xi_mm)), np.float32)
-    _resample(views, view_of, column_of, values)
-    per_column = [np.interp(column_of, np.arange(len(rising)), each) for each in (-spot.theta_rad, spot.cell_mm)]
-    return ConeParallel(
-        values, float(theta_rad[0]), float(theta_rad[1] - theta_rad[0]), float(xi_mm[0]), float(xi_mm[1] - xi_mm[0]),
-        per_column[0], np.interp(column_of, np.arange(len(rising)), spot.ahead_mm), per_column[1],
-        spot.axial_mm, spot.row_mm,
+    gantry, shift = orbit.gantry, orbit.shift
+    middle_column = (gantry.columns - 1) / 2 if gantry.central_column is None else gantry.central_column
+    middle_row = (gantry.rows - 1) / 2 if gantry.central_row is None else gantry.central_row
+    turn, rise, out = (
+        float(each[first::cycle].mean()) for each in (shift.angular_rad, shift.axial_mm, shift.radial_mm)
+    )
+    radius, distance = gantry.source_to_isocentre_mm + out, gantry.source_to_detector_mm
+    source = radius * np.array([np.sin(turn), np.cos(turn)])
+    across = (np.arange(gantry.columns) - middle_column) * gantry.cell_mm[1]
+    bent = np.sin(across / distance) if gantry.curved else across / distance
+    deep = np.cos(across / distance) if gantry.curved else np.ones_like(across)
+    ray_x, ray_z = distance * bent - source[0], gantry.source_to_isocentre_mm - distance * deep - source[1]
+    theta = np.arctan2(-ray_x, -ray_z)  # the ray runs along −(sin θ, cos θ)
+    sine, cosine = np.sin(theta), np.cos(theta)
+    return Spot(
+        slice(first, None, cycle), theta, source[0] * cosine - source[1] * sine, source[0] * sine + source[1] * cosine,
+        np.hypot(ray_x, ray_z), rise, -middle_row * gantry.cell_mm[0],
     )  # fmt: skip
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _keys(place, last):  # type: ignore[no-untyped-def]
-    """First of the four samples around `place` and their weights; at the ends the outer samples are repeated."""
-    left = min(max(int(np.floor(place)), 0), max(last - 1, 0))
+def _keys(place):  # type: ignore[no-untyped-def]
+    """Sample left of `place` and the cubic convolution weights of the four around it."""
+    left = int(np.floor(place))
     f = place - left
-    before = ((-0.5 * f + 1.0) * f - 0.5) * f
-    here = (1.5 * f - 2.5) * f * f + 1.0
-    there = ((-1.5 * f + 2.0) * f + 0.5) * f
-    after = (0.5 * f - 0.5) * f * f
-    return left, np.float32(before), np.float32(here), np.float32(there), np.float32(after)
+    return (
+        left,
+        np.float32(((-0.5 * f + 1.0) * f - 0.5) * f),
+        np.float32((1.5 * f - 2.5) * f * f + 1.0),
+        np.float32(((-1.5 * f + 2.0) * f + 0.5) * f),
+        np.float32((0.5 * f - 0.5) * f * f),
+    )
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy")
-def _resample(views, view_of, column_of, values):  # type: ignore[no-untyped-def]
-    """Azimuthal, then radial, cubic convolution of every row of every cone-parallel view."""
+def _resample(views, view_of, column_of, wraps, values):  # type: ignore[no-untyped-def]
+    """Azimuthal, then radial, cubic convolution of every row of every cone-parallel view; ends hold their value."""
     count, rows, columns = views.shape
     for i in nb.prange(len(view_of)):
-        at = np.empty((columns, 4), np.int64)
-        share = np.empty((columns, 4), np.float32)
+        at = np.empty((4, columns), np.int64)
+        share = np.empty((4, columns), np.float32)
         for c in range(columns):
-            left, w0, w1, w2, w3 = _keys(view_of[i, c], count - 1)
+            left, share[0, c], share[1, c], share[2, c], share[3, c] = _keys(view_of[i, c])
             for k in range(4):
-                at[c, k] = min(max(left - 1 + k, 0), count - 1)
-            share[c, 0], share[c, 1], share[c, 2], share[c, 3] = w0, w1, w2, w3
-        turned = np.empty(columns, np.float32)
+                one = left - 1 + k
+                at[k, c] = one % count if wraps else min(max(one, 0), count - 1)
+        turned = np.empty(columns + 4, np.float32)
         for r in range(rows):
             for c in range(columns):
-                turned[c] = (
-                    share[c, 0] * views[at[c, 0], r, c]
-                    + share[c, 1] * views[at[c, 1], r, c]
-                    + share[c, 2] * views[at[c, 2], r, c]
-                    + share[c, 3] * views[at[c, 3], r, c]
+                turned[c + 1] = (
+                    share[0, c] * views[at[0, c], r, c]
+                    + share[1, c] * views[at[1, c], r, c]
+                    + share[2, c] * views[at[2, c], r, c]
+                    + share[3, c] * views[at[3, c], r, c]
                 )
+            turned[0], turned[columns + 1 :] = turned[1], turned[columns]
             for j in range(len(column_of)):
-                left, w0, w1, w2, w3 = _keys(column_of[j], columns - 1)
-                last = columns - 1
+                left, w0, w1, w2, w3 = _keys(column_of[j])
                 values[i, r, j] = (
-                    w0 * turned[max(left - 1, 0)]
-                    + w1 * turned[left]
-                    + w2 * turned[min(left + 1, last)]
-                    + w3 * turned[min(left + 2, last)]
+                    w0 * turned[left] + w1 * turned[left + 1] + w2 * turned[left + 2] + w3 * turned[left + 3]
                 )

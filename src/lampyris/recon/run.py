@@ -1,0 +1,184 @@
+"""Projections, method, kernel and grid request → Volume in HU (1/mm where water is not known), in the gantry frame."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from lampyris.model import (
+    Float32,
+    Float64,
+    Geometry,
+    GeometryError,
+    Grid,
+    GridRequest,
+    Orbit,
+    Progress,
+    Projections,
+    RecipeError,
+    Step,
+    Volume,
+    silent,
+)
+from lampyris.recon import fbp, fdk, helical, kernels
+from lampyris.recon.field import lean_of, measured_reach, turned
+
+AIR_HU = -1000.0
+UPRIGHT_RAD = 1e-6
+"""Tilts below this are rounding."""
+
+Image: TypeAlias = tuple[Float32, Grid]
+
+
+def reconstruct(
+    projections: Projections,
+    method: Step,
+    kernel: str,
+    grid: GridRequest,
+    *,
+    progress: Progress = silent,
+) -> Volume:
+    """The volume that `grid` asks for, slices along y (along the tilted axis of a tilted gantry).
+
+    `method` "auto" takes "fbp" for parallel rays and single-row fans, "fdk" for a cone beam with the table at rest and
+    "wfbp" for a helix or a flying focal spot. Settings: "wfbp" `flat_share` 0 … 1, the share of the detector's height
+    that counts fully (default 0.6). `kernel` names one of `kernels.KERNELS`. HU = 1000·(μ − μ_w)/μ_w with the
+    projections' `water_per_mm`. Voxels that the scan did not see whole (beyond the scan field; in a helix' outer slices
+    beside the body) are air, and `valid` is False there.
+
+    Raises RecipeError for an unknown or unfit method, kernel or setting, GeometryError for a geometry that the method
+    cannot take, InputError for slices that the scan does not cover; the message says what would do.
+    """
+    pose = _Pose.of(projections)
+    upright = replace(projections, geometry=pose.upright(projections.geometry))
+    orbit = None if upright.geometry.parallel else Orbit.of(upright.geometry)
+    scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid))
+    values, lattice = _METHODS[_choose(method, scan)](scan, method, progress)
+    unseen = np.isnan(values) | _outside(lattice, max(measured_reach(upright.geometry)))
+    water = projections.water_per_mm
+    if water is not None:
+        values *= np.float32(1000.0 / water)
+        values -= np.float32(1000.0)
+    values[unseen] = 0.0 if water is None else AIR_HU
+    return Volume(
+        values,
+        pose.back(lattice),
+        "1/mm" if water is None else "HU",
+        FrameOfReferenceUID=projections.acquisition.FrameOfReferenceUID,
+        valid=~unseen if unseen.any() else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pose:
+    """Where a tilted gantry stands: p = origin_mm + lean @ p_upright. An upright one is left alone."""
+
+    lean: Float64
+    origin_mm: Float64
+
+    @staticmethod
+    def of(projections: Projections) -> "_Pose":
+        """Refuses a tilt with a moving table, which shears the scan."""
+        geometry = projections.geometry
+        lean = lean_of(geometry)
+        if np.abs(lean - np.eye(3)).max() < UPRIGHT_RAD:
+            return _Pose(np.eye(3), np.zeros(3))
+        orbit = Orbit.of(geometry)
+        travel = float(np.ptp(orbit.axial_mm))
+        if travel > fdk.REST_MM:
+            raise GeometryError(
+                f"gantry tilted by {orbit.gantry.tilt_deg:.2f}° while the table moves {travel:.1f} mm: a sheared helix"
+                " is not supported; tilted axial scans are"
+            )
+        return _Pose(lean, np.array([0.0, float(orbit.axial_mm.mean()), 0.0]))
+
+    def upright(self, geometry: Geometry) -> Geometry:
+        moved = replace(geometry, source=geometry.source - self.origin_mm, detector=geometry.detector - self.origin_mm)
+        return turned(moved, self.lean)
+
+    def request(self, grid: GridRequest) -> GridRequest:
+        """Slices of a tilted gantry are counted along its own axis, from the table position on."""
+        first, last = (None if y is None else y - float(self.origin_mm[1]) for y in (grid.first_mm, grid.last_mm))
+        return replace(grid, first_mm=first, last_mm=last)
+
+    def back(self, grid: Grid) -> Grid:
+        first = self.lean @ grid.first_voxel_mm + self.origin_mm
+        return replace(grid, first_voxel_mm=first, axes=grid.axes @ self.lean.T)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scan:
+    """What every method starts from; `orbit` is None for parallel rays."""
+
+    projections: Projections
+    orbit: Orbit | None
+    kernel: kernels.Kernel
+    request: GridRequest
+
+    @property
+    def rows(self) -> int:
+        return self.projections.geometry.rows
+
+    @property
+    def resting(self) -> bool:
+        """Neither table nor focal spot moves."""
+        return self.orbit is None or fdk.motion(self.orbit) is None
+
+    @property
+    def source(self) -> Orbit:
+        """The orbit, or a refusal."""
+        if self.orbit is None:
+            raise GeometryError("the rays are parallel: only method 'fbp' takes them")
+        return self.orbit
+
+
+def _fbp(scan: _Scan, _method: Step, progress: Progress) -> Image:
+    if scan.orbit is None:
+        return fbp.parallel_image(scan.projections, scan.kernel, scan.request, progress)
+    if scan.rows > 1:
+        raise GeometryError(
+            f"fbp is two-dimensional, the detector has {scan.rows} rows of divergent rays: use 'fdk', or 'wfbp' for a"
+            " helix"
+        )
+    return fdk.image(scan.projections, scan.orbit, scan.kernel, scan.request, progress)
+
+
+def _fdk(scan: _Scan, _method: Step, progress: Progress) -> Image:
+    return fdk.image(scan.projections, scan.source, scan.kernel, scan.request, progress)
+
+
+def _wfbp(scan: _Scan, method: Step, progress: Progress) -> Image:
+    share = method.get("flat_share", helical.FLAT_SHARE)
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise RecipeError(f"wfbp flat_share is {share!r}, expected a number 0 ≤ share < 1")
+    return helical.image(scan.projections, scan.source, scan.kernel, scan.request, progress, flat_share=float(share))
+
+
+_METHODS: dict[str, Callable[[_Scan, Step, Progress], Image]] = {"fbp": _fbp, "fdk": _fdk, "wfbp": _wfbp}
+_SETTINGS = {"auto": {"flat_share"}, "fbp": set(), "fdk": set(), "wfbp": {"flat_share"}}
+
+
+def _choose(method: Step, scan: _Scan) -> str:
+    if method.name not in _SETTINGS:
+        raise RecipeError(f"method {method.name!r} is unknown; known are {', '.join(_SETTINGS)}")
+    if unknown := {name for name, _ in method.settings} - _SETTINGS[method.name]:
+        raise RecipeError(
+            f"method {method.name!r} has no setting {', '.join(sorted(unknown))}; known are"
+            f" {', '.join(sorted(_SETTINGS[method.name])) or 'none'}"
+        )
+    if method.name != "auto":
+        return method.name
+    if scan.orbit is None:
+        return "fbp"
+    if not scan.resting:
+        return "wfbp"
+    return "fbp" if scan.rows == 1 else "fdk"
+
+
+def _outside(grid: Grid, reach_mm: float) -> np.ndarray:
+    """(rows, columns) True where the voxel column lies outside the circle that the rays cover."""
+    rows, columns = np.arange(grid.shape[1]), np.arange(grid.shape[2])
+    x = grid.first_voxel_mm[0] + columns * grid.spacing_mm[2]
+    z = grid.first_voxel_mm[2] - rows * grid.spacing_mm[1]
+    return np.asarray(np.hypot(z[:, None], x[None, :]) > reach_mm + max(grid.spacing_mm[1:]), np.bool_)
