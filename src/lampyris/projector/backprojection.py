@@ -206,7 +206,7 @@ def _accumulate(kind, views, weight_mm, turned, walk, buffers, image):  # type: 
                     edge = ray.column(kind, views[v], magnification, r, c)
                     row0, rows_per_mm = ray.axial(kind, views[v], magnification, r, c)
                     step = rows_per_mm * walk.slice_mm
-                    start, stop = reached(walk, edge, row0, step)
+                    start, stop = reached(walk, edge, row0, 1.0 / step)
                     if start < stop:
                         weight = _distance_weight(kind, views[v], weight_mm[v], r, c)
                         first, last = row0 - 0.5 + start * step, row0 - 0.5 + (stop - 1) * step
@@ -216,9 +216,8 @@ def _accumulate(kind, views, weight_mm, turned, walk, buffers, image):  # type: 
 
 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
-def reached(walk, edge, row0, step):  # type: ignore[no-untyped-def]
-    """The slices [start, stop) that fall on the detector: column `edge` and rows row0 + k·step, as edge coordinates."""
-    pitch = 1.0 / step
+def reached(walk, edge, row0, pitch):  # type: ignore[no-untyped-def]
+    """The slices [start, stop) that land on the detector, column `edge`, row row0 + k/pitch (edge coordinates)."""
     start = max(0.0, np.ceil(-row0 * pitch))
     stop = min(float(walk.slices), np.ceil((walk.cell_rows - row0) * pitch))
     if start < stop and 0.0 <= edge < walk.cell_columns:

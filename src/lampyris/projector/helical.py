@@ -132,10 +132,11 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
     scan = data.scan
     _, _, rows, columns = scan.shape
     walk, beam = Walk.of(rows, columns, grid), _beam(scan, grid)
-    rays = np.empty((*scan.lag_rad.shape, 4))
+    rays = np.empty((*scan.lag_rad.shape, 5))
     rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
     rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm
-    rays[..., 3] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
+    rays[..., 3] = scan.row_mm / (scan.cell_mm * grid.spacing_mm[0])
+    rays[..., 4] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
     values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
     threads = nb.get_num_threads()
     buffers = simd.aligned(threads * 2 * walk.room)
@@ -157,8 +158,8 @@ class _Beam(NamedTuple):
     views: int
     half_turn: int
     first_angle: float
-    first_xi: float
-    xi_step: float
+    first_edge: float
+    columns_per_mm: float
     y: float
     x: float
     z: float
@@ -181,9 +182,9 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
     (_, row, column), first = grid.steps_mm, grid.first_voxel_mm
     spots, views, _, _ = scan.shape
     return _Beam(
-        spots, views, scan.half_turn, scan.first_angle_rad, scan.first_xi_mm, scan.xi_step_mm,
-        float(first[1]), float(first[0]), float(first[2]), float(row[0]), float(row[2]), float(column[0]),
-        float(column[2]),
+        spots, views, scan.half_turn, scan.first_angle_rad, 0.5 - scan.first_xi_mm / scan.xi_step_mm,
+        1 / scan.xi_step_mm, float(first[1]), float(first[0]), float(first[2]), float(row[0]), float(row[2]),
+        float(column[0]), float(column[2]),
     )  # fmt: skip
 
 
@@ -230,9 +231,9 @@ def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s)
     for spot in range(beam.spots):
         sign = 1.0
         for view in range(i, beam.views, beam.half_turn):
-            edge = (sign * xi - beam.first_xi) / beam.xi_step + 0.5
+            edge = beam.first_edge + sign * xi * beam.columns_per_mm
             if 0.0 <= edge < walk.cell_columns:
-                travel, ahead, rows, row = _ray(rays, spot, edge - 0.5)
+                travel, ahead, rows, slices, row = _ray(rays, spot, edge - 0.5)
                 below, distance = beam.y - axial[view] - travel, ahead - sign * s
                 # most views pass above or below all slices: known before anything is divided
                 if (below + height) * rows + (row + 0.5) * distance >= 0.0 and (
@@ -240,7 +241,7 @@ def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s)
                 ):
                     rows_per_mm = rows / distance
                     row0, step = row + below * rows_per_mm, rows_per_mm * walk.slice_mm
-                    start, stop = reached(walk, edge, row0 + 0.5, step)
+                    start, stop = reached(walk, edge, row0 + 0.5, slices * distance)
                     if start < stop:
                         last = row0 + (stop - 1) * step
                         fill(walk, buffers, at, turned, spot * beam.views + view, edge, 1.0, row0 + start * step, last)
@@ -253,8 +254,8 @@ def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s)
 
 @nb.njit(forceinline=True, cache=True)
 def _ray(rays, spot, place):  # type: ignore[no-untyped-def]
-    """Of the ray at a fractional column: the spot's y less the table's at angle θ, `ahead`, rows at unit magnification
-    and the row in the focal spot's plane."""
+    """Of the ray at a fractional column: the spot's y less the table's at angle θ, `ahead`, rows per mm and slices
+    per row at unit magnification, and the row in the focal spot's plane."""
     last = rays.shape[1] - 1
     place = min(max(place, 0.0), float(last))
     left = int(place)
@@ -262,4 +263,5 @@ def _ray(rays, spot, place):  # type: ignore[no-untyped-def]
     travel = rays[spot, left, 0] + share * (rays[spot, right, 0] - rays[spot, left, 0])
     ahead = rays[spot, left, 1] + share * (rays[spot, right, 1] - rays[spot, left, 1])
     rows = rays[spot, left, 2] + share * (rays[spot, right, 2] - rays[spot, left, 2])
-    return travel, ahead, rows, rays[spot, 0, 3]
+    slices = rays[spot, left, 3] + share * (rays[spot, right, 3] - rays[spot, left, 3])
+    return travel, ahead, rows, slices, rays[spot, 0, 4]
