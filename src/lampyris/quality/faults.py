@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from lampyris.model import Bool, Float64, InputError, Volume
-from lampyris.quality.noise import spaced
+from lampyris.quality.noise import spaced, usable
 from lampyris.quality.regions import Coarse
 
 SECTORS = 24
@@ -45,7 +45,8 @@ def rings(volume: Volume, blocks: Coarse, soft: Bool, axis_mm: Float64, *, slice
 
     The image minus its mean over about nine pixels is averaged along circles, once over the even and once over the odd
     of 24 sectors. Noise and anatomy differ between the two, a ring does not: their covariance over the radii is the
-    rings' mean square. `axis_mm` (x, y, z) is a point on the axis, which runs along the slices' normal.
+    rings' mean square; one that falls between two circles, a pixel apart, counts less. `axis_mm` (x, y, z) is a point
+    on the axis, which runs along the slices' normal.
 
     Raises InputError when the axis lies outside the image or too little uniform matter surrounds it.
     """
@@ -63,7 +64,7 @@ def rings(volume: Volume, blocks: Coarse, soft: Bool, axis_mm: Float64, *, slice
     total, weight = np.zeros(circle.max() + 1), np.zeros(circle.max() + 1)
     used = 0
     for index in spaced(soft, slices):
-        mask = blocks.spread(soft, slice(index, index + 1))[0]
+        mask = usable(volume, blocks, soft, index)
         product, pixels = _circles(volume.values[index], mask, circle, sector)
         total += product * pixels
         weight += pixels

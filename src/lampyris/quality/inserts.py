@@ -133,7 +133,7 @@ def _hu(
     )
     figures = [Figure(f"hu_{name}", inner.mean, unit, "computed", settings)]
     if expected is not None:
-        told = (("expected_hu", expected[0]), ("expected_from", expected[1]))
+        told = (("expected_from", expected[1]), ("expected_hu", expected[0]))
         figures.append(Figure(f"hu_error_{name}", inner.mean - expected[0], unit, "computed", told))
     return figures
 

@@ -235,9 +235,8 @@ def global_noise(
     side = 2 * max(4, round(window_mm / max(volume.grid.spacing_mm[1:]) / 2)) + 1
     found = []
     for index in spaced(soft, slices):
-        image = np.asarray(volume.values[index], np.float64)
-        mask = blocks.spread(soft, slice(index, index + 1))[0]
-        image = np.where(mask, image, 0.0)
+        mask = usable(volume, blocks, soft, index)
+        image = np.where(mask, volume.values[index], 0).astype(np.float64)
         whole = ndimage.minimum_filter(mask, side, mode="constant", cval=False)
         mean = ndimage.uniform_filter(image, side, mode="constant")
         square = ndimage.uniform_filter(image**2, side, mode="constant")
@@ -263,7 +262,7 @@ def uniform_patches(
     corners: list[tuple[int, int, int]] = []
     step = max(1, size // 4)
     for index in spaced(soft, slices):
-        mask = blocks.spread(soft, slice(index, index + 1))[0]
+        mask = usable(volume, blocks, soft, index)
         sums = np.pad(np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1), ((1, 0), (1, 0)))
         inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size] == size * size
         free = np.ones(mask.shape, np.bool_)
@@ -276,6 +275,14 @@ def uniform_patches(
                 free[place] = False
                 corners.append((index, int(row), int(column)))
     return corners
+
+
+def usable(volume: Volume, blocks: Coarse, soft: Bool, index: int) -> Bool:
+    """(rows, columns) pixels of one slice that lie in `soft` and were measured."""
+    known = np.isfinite(volume.values[index])
+    if volume.valid is not None:
+        known &= volume.valid[index]
+    return np.asarray(known & blocks.spread(soft, slice(index, index + 1))[0], np.bool_)
 
 
 def spaced(mask: Bool, number: int) -> list[int]:

@@ -204,11 +204,12 @@ def body(blocks: Coarse, threshold: float = -500.0, *, opening_mm: float = 6.0) 
 
 
 def lungs(blocks: Coarse, inside: Bool, *, smallest_ml: float = 150.0) -> Bool:
-    """Mask of blocks in the lungs: connected parts of the body between −980 and −500 HU of at least `smallest_ml`.
+    """Mask of blocks in the lungs: connected parts of the body below −500 HU of at least `smallest_ml`.
 
-    Parts whose mean lies outside −950…−600 HU are dropped: gas in the bowel, air inserts, a hollow phantom.
+    Emphysema and noise may go down to air, so there is no lower bound; parts whose mean lies outside −950…−600 HU are
+    dropped: gas in the bowel, air inserts, a hollow phantom.
     """
-    labels, parts = ndimage.label(inside & (blocks.values < -500) & (blocks.values > -980))
+    labels, parts = ndimage.label(inside & (blocks.values < -500))
     if parts == 0:
         return np.zeros(inside.shape, np.bool_)
     sizes = np.bincount(labels.ravel(), minlength=parts + 1)
