@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedCTImageStorage
 
-from lampyris.dicom import header
+from lampyris.dicom import header, voxels
 from lampyris.dicom.header import code, item, put
 from lampyris.dicom.ids import SeriesIds, uid
 from lampyris.dicom.provenance import Provenance
@@ -76,7 +76,7 @@ def dataset(base: Dataset, page: Volume, rescale: Rescale, provenance: Provenanc
     image.SharedFunctionalGroupsSequence = Sequence([shared])
     frames = [_frame(page, index, provenance.acquisition) for index in range(page.grid.shape[0])]
     image.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    header.put_pixels(image, page, rescale, slice(None))
+    voxels.put_pixels(image, page, rescale, slice(None))
     image.file_meta = header.file_meta(EnhancedCTImageStorage, image.SOPInstanceUID, provenance.software_version)
     return image
 
@@ -143,9 +143,9 @@ def _shared(page: Volume, rescale: Rescale, provenance: Provenance) -> Dataset:
         setattr(shared, keyword, Sequence([item(values)]))
     event = item({"IrradiationEventUID": uid(provenance.scan_id, "irradiation event")})
     shared.IrradiationEventIdentificationSequence = Sequence([event])
-    shared.FrameVOILUTSequence = Sequence([header.window(page, rescale)])
+    shared.FrameVOILUTSequence = Sequence([voxels.window(page, rescale)])
     if page.quantity != "HU":
-        shared.RealWorldValueMappingSequence = header.per_mm_mapping(rescale)
+        shared.RealWorldValueMappingSequence = voxels.per_mm_mapping(rescale)
     return shared
 
 

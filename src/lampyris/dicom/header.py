@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 from pydicom import config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -21,8 +22,7 @@ from pydicom.valuerep import DSfloat, validate_value
 from lampyris.dicom.ids import IMPLEMENTATION_CLASS_UID, SeriesIds
 from lampyris.dicom.provenance import Provenance
 from lampyris.dicom.source import DECODING_ERRORS, text
-from lampyris.dicom.voxels import HIGHEST, LOWEST, Rescale
-from lampyris.model import PATIENT_POSITIONS, Acquisition, FormatError, Grid, InputError, Study, Volume
+from lampyris.model import PATIENT_POSITIONS, Acquisition, Float64, FormatError, Grid, InputError, Study
 
 CTDI_PHANTOM_CODES = {160.0: ("113690", "IEC Head Dosimetry Phantom"), 320.0: ("113691", "IEC Body Dosimetry Phantom")}
 """By diameter in mm: DICOM CID 4052."""
@@ -55,6 +55,15 @@ _NUMBERS = (
     "GantryDetectorTilt",
     "CTDIvol",
 )
+UNPAIRED = frozenset({
+    "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS",
+    "COLON", "CSPINE", "ESOPHAGUS", "FACE", "HEAD", "HEADNECK", "HEART", "JAW", "LARYNX", "LIVER", "LSPINE",
+    "LSSPINE", "MEDIASTINUM", "NECK", "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "PANCREAS", "PELVIS",
+    "PHARYNX", "PROSTATE", "SKULL", "SPINE", "SPLEEN", "STERNUM", "STOMACH", "THYROID", "TRACHEA", "TSPINE",
+    "TLSPINE", "UTERUS", "WHOLEBODY",
+})  # fmt: skip
+"""Values of BodyPartExamined that have no left and right, PS3.16 table L-1."""
+
 _WORDS = ("ProtocolName", "BodyPartExamined", "FilterType", "AcquisitionType")
 
 _TEXT = {"CS", "LO", "SH", "ST", "LT", "PN", "DA", "TM", "DT", "AS", "UI"}
@@ -246,54 +255,18 @@ def field_of_view_mm(grid: Grid) -> float:
     return max(grid.shape[1] * grid.spacing_mm[1], grid.shape[2] * grid.spacing_mm[2])
 
 
-def put_pixels(dataset: Dataset, page: Volume, rescale: Rescale, slices: slice) -> None:
-    """Image Pixel module: signed 16 bits, one sample, the chosen slices one after another."""
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows, dataset.Columns = page.grid.shape[1:]
-    dataset.BitsAllocated = dataset.BitsStored = 16
-    dataset.HighBit = 15
-    dataset.PixelRepresentation = 1
-    dataset.PixelPaddingValue = rescale.padding
-    dataset.LossyImageCompression = "00"
-    dataset.BurnedInAnnotation = "NO"
-    valid = None if page.valid is None else page.valid[slices]
-    dataset.add_new("PixelData", "OW", rescale.store(page.values[slices], valid).tobytes())
-
-
-def window(page: Volume, rescale: Rescale) -> Dataset:
-    """VOI: soft tissue and lung for HU; for 1/mm the whole range, exactly linear as its width is far below 1."""
-    found = Dataset()
-    if page.quantity == "HU":
-        put(found, "WindowCenter", [40, -600])
-        put(found, "WindowWidth", [400, 1500])
-        found.WindowCenterWidthExplanation = ["SOFT_TISSUE", "LUNG"]
-        return found
-    measured = page.values if page.valid is None else page.values[page.valid]
-    low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 0.0)
-    put(found, "WindowCenter", (low + high) / 2)
-    put(found, "WindowWidth", max(high - low, rescale.slope))
-    found.VOILUTFunction = "LINEAR_EXACT"
-    return found
-
-
-def per_mm_mapping(rescale: Rescale) -> Sequence:
-    """Real-world value mapping to 1/mm: says with a unit what RescaleType US leaves unspecified (decision 0071)."""
-    mapping = Dataset()
-    mapping.RealWorldValueIntercept = rescale.intercept
-    mapping.RealWorldValueSlope = rescale.slope
-    mapping.add_new("RealWorldValueFirstValueMapped", "SS", LOWEST)
-    mapping.add_new("RealWorldValueLastValueMapped", "SS", HIGHEST)
-    mapping.LUTExplanation = "Linear attenuation coefficient in 1/mm"
-    mapping.LUTLabel = "MU_PER_MM"
-    mapping.MeasurementUnitsCodeSequence = code("/mm", "UCUM", "per millimeter")
-    return Sequence([mapping])
+def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; none where it is absent or no sequence."""
+    value = value_of([dataset], keyword)
+    return list(value) if isinstance(value, Sequence) else []
 
 
 def flattened(groups: Iterable[Dataset]) -> list[Dataset]:
     """The items inside functional groups, each searched for its attributes in turn; the groups themselves last."""
     kept = list(groups)
-    return [item for group in kept for element in group if element.VR == "SQ" for item in element.value] + kept
+    return [
+        one for group in kept for element in group if isinstance(element.value, Sequence) for one in element.value
+    ] + kept
 
 
 def value_of(places: Iterable[Dataset], keyword: str) -> Any:
@@ -312,11 +285,8 @@ def value_of(places: Iterable[Dataset], keyword: str) -> Any:
 
 
 def _places(header: Dataset) -> list[Dataset]:
-    groups = [
-        *header.get("PerFrameFunctionalGroupsSequence", [])[:1],
-        *header.get("SharedFunctionalGroupsSequence", []),
-    ]
-    return [header, *flattened(groups)]
+    frames, shared = (items_of(header, f"{kind}FunctionalGroupsSequence") for kind in ("PerFrame", "Shared"))
+    return [header, *flattened([*frames[:1], *shared])]
 
 
 def first_of(header: Dataset, keyword: str) -> str | None:
@@ -343,15 +313,15 @@ def study_of(header: Dataset) -> Study:
 def acquisition_of(header: Dataset) -> tuple[Acquisition, list[str]]:
     """What the series tells of the acquisition, and notes on what had to be assumed."""
     places = _places(header)
-    found: dict[str, Any] = {name: _number(value_of(places, name)) for name in _NUMBERS}
+    found: dict[str, Any] = {name: _number(places, name) for name in _NUMBERS}
     found |= {name: first_of(header, name) for name in _WORDS}
     found |= {name: text(_scanner(header), name) or None for name in SCANNER_KEYWORDS}
     found["FrameOfReferenceUID"] = text(header, "FrameOfReferenceUID") or None
     found["AcquisitionDateTime"] = _moment(header)
-    centre = value_of(places, "DataCollectionCenterPatient")
-    if centre is not None and len(centre) == 3:
-        found["DataCollectionCenterPatient"] = tuple(float(each) for each in centre)
-    found["CTDIPhantomDiameter"] = _phantom(value_of(places, "CTDIPhantomTypeCodeSequence"))
+    centre = numbers_of(places, "DataCollectionCenterPatient")
+    if centre.shape == (3,):
+        found["DataCollectionCenterPatient"] = tuple(centre.tolist())
+    found["CTDIPhantomDiameter"] = _phantom(places)
     position = text(header, "PatientPosition")
     if position in PATIENT_POSITIONS:
         return Acquisition(PatientPosition=position, **found), []
@@ -359,20 +329,31 @@ def acquisition_of(header: Dataset) -> tuple[Acquisition, list[str]]:
     return Acquisition(PatientPosition="HFS", **found), [f"PatientPosition {said}: HFS assumed"]
 
 
-def _number(value: Any) -> float | None:
+def numbers_of(places: Iterable[Dataset], keyword: str) -> Float64:
+    """The finite numbers of an attribute (n,); none where it is absent or holds anything else."""
+    value = value_of(places, keyword)
     try:
-        return None if value is None else float(value)
+        found = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
     except (TypeError, ValueError):
-        return None
+        return np.empty(0)
+    return found if found.ndim == 1 and np.isfinite(found).all() else np.empty(0)
+
+
+def _number(places: Iterable[Dataset], keyword: str) -> float | None:
+    found = numbers_of(places, keyword)
+    return float(found[0]) if found.shape == (1,) else None
 
 
 def _scanner(header: Dataset) -> Dataset:
     """Who measured: the contributing acquisition equipment where there is one, otherwise the image's equipment."""
-    for item in header.get("ContributingEquipmentSequence", []):
-        purpose = item.get("PurposeOfReferenceCodeSequence")
-        if purpose and purpose[0].get("CodeValue") == "109101":
-            return item
+    for one in items_of(header, "ContributingEquipmentSequence"):
+        if _code(one, "PurposeOfReferenceCodeSequence") == "109101":
+            return one
     return header
+
+
+def _code(dataset: Dataset, keyword: str) -> str:
+    return next((text(one, "CodeValue") for one in items_of(dataset, keyword)), "")
 
 
 def _moment(header: Dataset) -> str | None:
@@ -381,6 +362,6 @@ def _moment(header: Dataset) -> str | None:
     return together or (apart if len(apart) >= 14 else None)
 
 
-def _phantom(codes: Sequence[Dataset] | None) -> float | None:
-    value = codes[0].get("CodeValue") if codes else None
-    return next((diameter for diameter, (code, _meaning) in CTDI_PHANTOM_CODES.items() if code == value), None)
+def _phantom(places: Iterable[Dataset]) -> float | None:
+    found = {_code(place, "CTDIPhantomTypeCodeSequence") for place in places}
+    return next((diameter for diameter, (value, _meaning) in CTDI_PHANTOM_CODES.items() if value in found), None)

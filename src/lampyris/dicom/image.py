@@ -17,7 +17,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from lampyris.dicom import enhanced, header
+from lampyris.dicom import enhanced, header, voxels
 from lampyris.dicom.header import Label, put
 from lampyris.dicom.ids import SeriesIds, series_ids, uid
 from lampyris.dicom.provenance import Provenance
@@ -87,6 +87,8 @@ def _ct_image(
     image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     put(image, "InstanceNumber", number)
     image.AcquisitionNumber = None
+    if acquisition.BodyPartExamined not in header.UNPAIRED:
+        image.Laterality = ""  # unknown: absent is for unpaired parts only, PS3.3 C.7.3.1
     _acquisition_time(image, acquisition.AcquisitionDateTime)
     put(image, "DerivationDescription", provenance.derivation(page))
     put(image, "ImageComments", provenance.comments(page))
@@ -99,13 +101,13 @@ def _ct_image(
     put(image, "SliceLocation", float(position @ grid.axes[0]))
     put(image, "IrradiationEventUID", uid(provenance.scan_id, "irradiation event"))
     _physics(image, page, provenance)
-    header.put_pixels(image, page, rescale, slice(number - 1, number))
+    voxels.put_pixels(image, page, rescale, slice(number - 1, number))
     put(image, "RescaleIntercept", rescale.intercept)
     put(image, "RescaleSlope", rescale.slope)
     image.RescaleType = "HU" if page.quantity == "HU" else "US"
     if page.quantity != "HU":
-        image.RealWorldValueMappingSequence = header.per_mm_mapping(rescale)
-    image.update(header.window(page, rescale))
+        image.RealWorldValueMappingSequence = voxels.per_mm_mapping(rescale)
+    image.update(voxels.window(page, rescale))
     image.file_meta = header.file_meta(CTImageStorage, image.SOPInstanceUID, provenance.software_version)
     return image
 

@@ -3,9 +3,8 @@
 Source: DICOM PS3.3 A.3 (CT Image), A.38 (Enhanced CT), A.70 (Legacy Converted Enhanced CT), C.7.6.16 (groups).
 """
 
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    MediaStorageDirectoryStorage,
+)
 
 from lampyris.dicom import header, nifti
-from lampyris.dicom.source import DECODING_ERRORS, Contents, Entry, open_source, text
+from lampyris.dicom.source import DECODING_ERRORS, Contents, Entry, open_source, text, unquoted
 from lampyris.dicom.stack import Frame, Stack, stack, straightened
 from lampyris.dicom.voxels import AIR_HU, Rescale, contiguous, padded, upright
-from lampyris.model import Acquisition, FormatError, Progress, SeriesError, Study, Volume, silent
+from lampyris.model import Acquisition, Float64, FormatError, Progress, SeriesError, Study, Volume, silent
 from lampyris.model.volume import Quantity
 
 _CT = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -70,132 +75,128 @@ def read_series(
     Raises SeriesError (no CT, several series, slices doubled, missing, uneven or unlike), FormatError (truncated file,
     transfer syntax without decoder, unknown quantity), InputError (nothing there), StorageError (unreadable disk).
     """
-    contents = open_source(Path(path))
-    entries, notes = _one_series(contents, series_uid)
-    frames = [frame for position, entry in enumerate(entries) for frame in _frames(position, entry.header)]
-    if not frames:
-        raise FormatError("the series holds no image: a multi-frame object without its per-frame functional groups")
-    ladder = stack(frames)
-    volume, padding = _volume(entries, ladder, progress)
-    notes += padding
-    if ladder.tilt_deg:
-        volume, note = _upright(volume, ladder, resample=resample_tilt)
-        notes.append(note)
-    first = entries[ladder.frames[0].entry].header
-    if any(text(entry.header, "LossyImageCompression") == "01" for entry in entries):
-        notes.append("the images were compressed with loss before they came here")
-    acquisition, assumed = header.acquisition_of(first)
-    return Series(
-        volume=volume,
-        study=header.study_of(first),
-        acquisition=acquisition,
-        SeriesInstanceUID=str(first.get("SeriesInstanceUID", "")),
-        SeriesNumber=header.number_of(first, "SeriesNumber"),
-        SliceThickness=ladder.frames[0].thickness_mm,
-        ConvolutionKernel=header.first_of(first, "ConvolutionKernel"),
-        notes=(*notes, *assumed),
-    )
+    with unquoted():
+        contents = open_source(Path(path))
+        entries, notes = _one_series(contents, series_uid)
+        ladder = stack([frame for position, entry in enumerate(entries) for frame in _frames(position, entry)])
+        volume, padding = _volume(entries, ladder, progress)
+        first = entries[ladder.frames[0].entry].header
+        study, (acquisition, assumed) = header.study_of(first), header.acquisition_of(first)
+        notes += padding
+        if any(text(entry.header, "LossyImageCompression") == "01" for entry in entries):
+            notes.append("the images were compressed with loss before they came here")
+        if ladder.tilt_deg:
+            volume, note = _upright(volume, ladder, resample=resample_tilt)
+            notes.append(note)
+        return Series(
+            volume=volume,
+            study=study,
+            acquisition=acquisition,
+            SeriesInstanceUID=text(first, "SeriesInstanceUID"),
+            SeriesNumber=header.number_of(first, "SeriesNumber"),
+            SliceThickness=ladder.frames[0].thickness_mm,
+            ConvolutionKernel=header.first_of(first, "ConvolutionKernel"),
+            notes=(*notes, *assumed),
+        )
 
 
 def _one_series(contents: Contents, series_uid: str | None) -> tuple[list[Entry], list[str]]:
     """The images of the one series wanted, and notes on everything that was left alone."""
     notes = [f"{contents.others} files are not DICOM and were left alone"] if contents.others else []
-    images = [entry for entry in contents.entries if entry.header.get("SOPClassUID") in _CT]
-    strange = Counter(_class_name(entry.header) for entry in contents.entries if entry not in images)
-    localizers = [entry for entry in images if _is_localizer(entry.header)]
-    images = [entry for entry in images if entry not in localizers]
-    what = [f"{count} × {name}" for name, count in sorted(strange.items())]
-    what += [f"{len(localizers)} × localizer"] if localizers else []
-    if not images:
-        found = f"{', '.join(what) or 'no DICOM object'} and {contents.others} other files"
+    series: dict[str, list[Entry]] = {}
+    skipped: Counter[str] = Counter()
+    for entry in contents.entries:
+        kind, promised = text(entry.header, "SOPClassUID"), text(entry.header.file_meta, "MediaStorageSOPClassUID")
+        if UID(kind).name == kind and promised not in (kind, MediaStorageDirectoryStorage):
+            raise FormatError(f"file {entry.place} (in name order) has no known SOP Class: truncated or damaged?")
+        if kind not in _CT:
+            skipped[str(UID(kind or promised).name)] += 1
+        elif "LOCALIZER" in text(entry.header, "ImageType").split("\\"):
+            skipped["localizer"] += 1
+        else:
+            series.setdefault(text(entry.header, "SeriesInstanceUID"), []).append(entry)
+    what = ", ".join(f"{count} × {name}" for name, count in sorted(skipped.items()))
+    if not series:
+        found = f"{what or 'no DICOM object'} and {contents.others} other files"
         raise SeriesError(f"no CT image here, found {found}: another modality, or the wrong folder?")
     if what:
-        notes.append(f"skipped {', '.join(what)}")
-    series = Counter(str(entry.header.get("SeriesInstanceUID", "")) for entry in images)
+        notes.append(f"skipped {what}")
     if series_uid is None and len(series) > 1:
-        listed = "; ".join(
-            f"number {_series_number(images, one)} with {n} images, UID {one}" for one, n in series.items()
-        )
-        raise SeriesError(f"{len(series)} CT series here, expected one: {listed}; choose one with series_uid")
+        raise SeriesError(f"{len(series)} CT series here, expected one: {_listed(series)}; choose one with series_uid")
     if series_uid is not None and series_uid not in series:
-        raise SeriesError(f"no CT series {series_uid} here; there are {', '.join(series)}")
-    if series_uid is not None and len(series) > 1:
+        raise SeriesError(f"no CT series {series_uid} here; there is {_listed(series)}")
+    if len(series) > 1:
         notes.append(f"chose one of {len(series)} CT series")
-    chosen = series_uid or next(iter(series))
-    return [entry for entry in images if str(entry.header.get("SeriesInstanceUID", "")) == chosen], notes
+    return series[series_uid or next(iter(series))], notes
 
 
-def _series_number(images: Sequence[Entry], series: str) -> int | None:
-    entry = next(entry for entry in images if str(entry.header.get("SeriesInstanceUID", "")) == series)
-    return header.number_of(entry.header, "SeriesNumber")
-
-
-def _class_name(found: Dataset) -> str:
-    return str(UID(str(found.get("SOPClassUID", "object without SOP Class"))).name)
-
-
-def _is_localizer(found: Dataset) -> bool:
-    return "LOCALIZER" in (found.get("ImageType") or [])
-
-
-def _frames(entry: int, found: Dataset) -> Iterator[Frame]:
-    """The images of one object; per-frame functional groups over shared ones over the object itself."""
-    if found.SOPClassUID == CTImageStorage:
-        yield _frame(entry, 0, header.number_of(found, "InstanceNumber") or 0, [found])
-        return
-    shared = header.flattened(found.get("SharedFunctionalGroupsSequence", []))
-    for index, groups in enumerate(found.get("PerFrameFunctionalGroupsSequence", [])):
-        yield _frame(entry, index, index + 1, [*header.flattened([groups]), *shared, found])
-
-
-def _frame(entry: int, index: int, number: int, places: list[Dataset]) -> Frame:
-    rows, columns = header.value_of(places, "Rows"), header.value_of(places, "Columns")
-    if not rows or not columns:
-        raise FormatError(f"image number {number} has no Rows or Columns")
-    position = _floats(places, "ImagePositionPatient", 3, number)
-    orientation = _floats(places, "ImageOrientationPatient", 6, number)
-    spacing = _floats(places, "PixelSpacing", 2, number)
-    slope, intercept = _floats(places, "RescaleSlope", 1, number)[0], _floats(places, "RescaleIntercept", 1, number)[0]
-    if slope == 0 or min(spacing) <= 0:
-        raise FormatError(f"image number {number}: rescale slope {slope}, pixel spacing {spacing.tolist()} mm")
-    thickness = header.value_of(places, "SliceThickness")
-    limit = header.value_of(places, "PixelPaddingRangeLimit")
-    padding = header.value_of(places, "PixelPaddingValue")
-    return Frame(
-        entry,
-        index,
-        number,
-        position,
-        orientation,
-        (float(spacing[0]), float(spacing[1])),
-        (int(rows), int(columns)),
-        float(thickness) if thickness else None,
-        Rescale(slope, intercept, None if padding is None else int(padding)),
-        None if limit is None else int(limit),
-        _quantity(places, number),
+def _listed(series: dict[str, list[Entry]]) -> str:
+    """Number, size and UID of each series; no description, as people write names into it."""
+    return "; ".join(
+        f"number {header.number_of(entries[0].header, 'SeriesNumber')} with {len(entries)} files, UID {uid}"
+        for uid, entries in series.items()
     )
 
 
-def _floats(places: list[Dataset], keyword: str, count: int, number: int) -> NDArray[np.float64]:
-    value = header.value_of(places, keyword)
+def _frames(position: int, entry: Entry) -> list[Frame]:
+    """The images of one object; per-frame functional groups over shared ones over the object itself."""
+    found = entry.header
+    if text(found, "SOPClassUID") == CTImageStorage:
+        return [_frame(position, 0, header.number_of(found, "InstanceNumber") or 0, [found])]
     try:
-        found = np.atleast_1d(np.asarray([] if value is None else value, np.float64))
-    except (TypeError, ValueError):
-        found = np.empty(0)
-    if found.shape != (count,) or not np.isfinite(found).all():
+        shared = header.flattened(header.items_of(found, "SharedFunctionalGroupsSequence"))
+        groups = [header.flattened([one]) for one in header.items_of(found, "PerFrameFunctionalGroupsSequence")]
+    except DECODING_ERRORS as error:
+        raise FormatError(f"the functional groups of file {entry.place} are damaged ({type(error).__name__})") from None
+    if not groups:
+        raise FormatError(f"file {entry.place} is a multi-frame object without functional groups for its frames")
+    return [_frame(position, index, index + 1, [*one, *shared, found]) for index, one in enumerate(groups)]
+
+
+def _frame(entry: int, index: int, number: int, places: list[Dataset]) -> Frame:
+    """One image, from the data sets that tell of it, the most special first."""
+    spacing = _needed(places, "PixelSpacing", 2, number)
+    slope, intercept = (float(_needed(places, f"Rescale{one}", 1, number)[0]) for one in ("Slope", "Intercept"))
+    rows, columns = (int(_needed(places, one, 1, number)[0]) for one in ("Rows", "Columns"))
+    if slope == 0 or min(spacing) <= 0 or min(rows, columns) < 1:
+        raise FormatError(
+            f"image number {number} has {rows} × {columns} pixels of {spacing.tolist()} mm and rescale slope {slope}"
+        )
+    thickness, padding, limit = (
+        next(iter(header.numbers_of(places, one).tolist()), None)
+        for one in ("SliceThickness", "PixelPaddingValue", "PixelPaddingRangeLimit")
+    )
+    return Frame(
+        entry=entry,
+        index=index,
+        number=number,
+        position_mm=_needed(places, "ImagePositionPatient", 3, number),
+        orientation=_needed(places, "ImageOrientationPatient", 6, number),
+        spacing_mm=(float(spacing[0]), float(spacing[1])),
+        shape=(rows, columns),
+        thickness_mm=thickness or None,
+        rescale=Rescale(slope, intercept, None if padding is None else int(padding)),
+        padding_limit=None if limit is None else int(limit),
+        quantity=_quantity(places, number),
+    )
+
+
+def _needed(places: list[Dataset], keyword: str, count: int, number: int) -> Float64:
+    found = header.numbers_of(places, keyword)
+    if found.shape != (count,):
         raise FormatError(f"image number {number} has no valid {keyword}: expected {count} finite numbers")
     return found
 
 
 def _quantity(places: list[Dataset], number: int) -> Quantity:
     """HU unless the image says otherwise; 1/mm where a real-world mapping says so; nothing else is read."""
-    kind = header.value_of(places, "RescaleType")
-    if kind in (None, "", "HU"):
+    kind = next((found for place in places if (found := text(place, "RescaleType"))), "HU")
+    if kind == "HU":
         return "HU"
-    for one in header.value_of(places, "RealWorldValueMappingSequence") or []:
-        unit = one.get("MeasurementUnitsCodeSequence")
-        if unit and unit[0].get("CodeValue") == "/mm":
-            return "1/mm"
+    for place in places:
+        for mapping in header.items_of(place, "RealWorldValueMappingSequence"):
+            if any(text(u, "CodeValue") == "/mm" for u in header.items_of(mapping, "MeasurementUnitsCodeSequence")):
+                return "1/mm"
     raise FormatError(f"image number {number} holds {kind!r}, neither HU nor attenuation in 1/mm: a derived map?")
 
 
@@ -219,18 +220,16 @@ def _volume(entries: Sequence[Entry], ladder: Stack, progress: Progress) -> tupl
     if outside:
         values[~valid] = AIR_HU if quantity == "HU" else 0.0
         notes.append(f"{outside} voxels ({outside / valid.size:.1%}) are padding: read as air and marked not valid")
-    uid = entries[0].header.get("FrameOfReferenceUID")
-    volume = Volume(values, grid, quantity, "patient", str(uid) if uid else None, valid if outside else None)
+    frame_of_reference = text(entries[0].header, "FrameOfReferenceUID") or None
+    volume = Volume(values, grid, quantity, "patient", frame_of_reference, valid if outside else None)
     return volume, notes
 
 
 def _decoded(image: Dataset, frame: Frame) -> NDArray[Any]:
     """Stored values (rows, columns) of one frame."""
-    syntax = image.file_meta.TransferSyntaxUID
+    syntax = UID(text(image.file_meta, "TransferSyntaxUID"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            stored = np.asarray(pixel_array(image, index=frame.index))
+        stored = np.asarray(pixel_array(image, index=frame.index))
     except (RuntimeError, NotImplementedError) as error:  # pydicom's words for “no decoder” and “the decoder failed”
         raise FormatError(
             f"image {frame} is stored as {syntax.name} ({type(error).__name__}): no decoder for it is installed here,"

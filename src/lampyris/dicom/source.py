@@ -3,6 +3,7 @@
 Messages name a file by its place in name order, never by its name: files are often named after patients.
 """
 
+import contextlib
 import io
 import lzma
 import re
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 
 from lampyris.model import FormatError, InputError, StorageError
 
@@ -32,6 +35,7 @@ _GROUP_OF_CHINESE = re.compile(
 
 
 DECODING_ERRORS = (
+    BytesLengthException,
     InvalidDicomError,
     AttributeError,
     EOFError,
@@ -66,6 +70,14 @@ class Contents:
 
     entries: tuple[Entry, ...]
     others: int
+
+
+@contextlib.contextmanager
+def unquoted() -> Iterator[None]:
+    """Keep pydicom from warning of values, which it quotes: what we need is checked here, the rest is carried."""
+    with config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def open_source(path: Path) -> Contents:
@@ -131,13 +143,9 @@ def _marked(content: Path | bytes) -> bool:
 
 
 def _parse(content: Path | bytes, place: int, *, stop_before_pixels: bool) -> Dataset:
-    """pydicom's warnings are silenced because they quote the values they warn of."""
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(
-                io.BytesIO(content) if isinstance(content, bytes) else content, stop_before_pixels=stop_before_pixels
-            )
+        return pydicom.dcmread(source, stop_before_pixels=stop_before_pixels)
     except OSError as error:
         raise StorageError(f"file {place} (in name order) could not be read ({error.strerror})") from None
     except DECODING_ERRORS as error:
@@ -161,12 +169,10 @@ def text(header: Dataset, keyword: str) -> str:
     if isinstance(raw, bytes) and declared in _OFTEN_WRONG and max(raw, default=0) > 127:
         return _mislabelled(raw.rstrip(b" \0"), latin=declared == "ISO_IR 100")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = header.get(keyword)
+        value = header.get(keyword)
     except DECODING_ERRORS:
         return ""
-    return "" if value is None else "\\".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "" if value is None else "\\".join(map(str, value)) if isinstance(value, list | MultiValue) else str(value)
 
 
 def _mislabelled(raw: bytes, *, latin: bool) -> str:

@@ -1,4 +1,4 @@
-"""Volume → 16-bit stored values and back: orientation on the page, rescale, padding.
+"""Volume → 16-bit stored values with the attributes that explain them, and back: orientation, rescale, padding.
 
 Source: DICOM PS3.3 C.7.6.3 (Image Pixel), C.8.2.1 (CT Image: rescale), C.7.5.1.1.2 (Pixel Padding Value).
 """
@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
+from lampyris.dicom.header import code, put
 from lampyris.model import Grid, InputError, Volume
 from lampyris.model.volume import Quantity
 
@@ -149,3 +152,47 @@ def _outside_circle(rows: int, columns: int) -> NDArray[np.bool_]:
 def padded_hu(values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Where HU values, any shape, are exactly a vendor's undeclared padding."""
     return np.isin(values, np.asarray(KNOWN_PADDING_HU, np.float32))
+
+
+def put_pixels(dataset: Dataset, page: Volume, rescale: Rescale, slices: slice) -> None:
+    """Image Pixel module: signed 16 bits, one sample, the chosen slices one after another."""
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = page.grid.shape[1:]
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.PixelRepresentation = 1
+    dataset.PixelPaddingValue = rescale.padding
+    dataset.LossyImageCompression = "00"
+    dataset.BurnedInAnnotation = "NO"
+    valid = None if page.valid is None else page.valid[slices]
+    dataset.add_new("PixelData", "OW", rescale.store(page.values[slices], valid).tobytes())
+
+
+def window(page: Volume, rescale: Rescale) -> Dataset:
+    """VOI: soft tissue and lung for HU; for 1/mm the whole range, exactly linear as its width is far below 1."""
+    found = Dataset()
+    if page.quantity == "HU":
+        put(found, "WindowCenter", [40, -600])
+        put(found, "WindowWidth", [400, 1500])
+        found.WindowCenterWidthExplanation = ["SOFT_TISSUE", "LUNG"]
+        return found
+    measured = page.values if page.valid is None else page.values[page.valid]
+    low, high = (float(measured.min()), float(measured.max())) if measured.size else (0.0, 0.0)
+    put(found, "WindowCenter", (low + high) / 2)
+    put(found, "WindowWidth", max(high - low, rescale.slope))
+    found.VOILUTFunction = "LINEAR_EXACT"
+    return found
+
+
+def per_mm_mapping(rescale: Rescale) -> Sequence:
+    """Real-world value mapping to 1/mm: says with a unit what RescaleType US leaves unspecified (decision 0071)."""
+    mapping = Dataset()
+    mapping.RealWorldValueIntercept = rescale.intercept
+    mapping.RealWorldValueSlope = rescale.slope
+    mapping.add_new("RealWorldValueFirstValueMapped", "SS", LOWEST)
+    mapping.add_new("RealWorldValueLastValueMapped", "SS", HIGHEST)
+    mapping.LUTExplanation = "Linear attenuation coefficient in 1/mm"
+    mapping.LUTLabel = "MU_PER_MM"
+    mapping.MeasurementUnitsCodeSequence = code("/mm", "UCUM", "per millimeter")
+    return Sequence([mapping])
