@@ -9,8 +9,9 @@ import numpy as np
 from lampyris.model import InputError
 from lampyris.phantom.assembly import Insert, Part, Phantom
 from lampyris.phantom.shapes import Cylinder
+from lampyris.phantom.thorax import thorax
 
-Y = (0.0, 1.0, 0.0)
+__all__ = ["image_quality", "thorax", "water_cylinder"]
 
 
 def water_cylinder(

@@ -5,7 +5,7 @@ n·p ≤ d. A line meets it in one interval, so its chord is closed-form; a blob
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Protocol, TypeAlias
 
@@ -30,14 +30,21 @@ class Surface(IntEnum):
     BLOB = 4
 
 
+class Bound(IntEnum):
+    """Form of the body that bounds a primitive: the axis of the cylinder is the third semi-axis."""
+
+    CYLINDER = 0
+    ELLIPSOID = 1
+    BOX = 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Primitive:
     """The form that is computed with.
 
     `matrix` (3, 3) and `centre_mm` (3,) give q = A(p − c); SPHERE |q|² ≤ 1, CYLINDER q₀² + q₁² ≤ 1,
     CONE q₀² + q₁² ≤ (1 + slope·q₂)², BLOB exp(−|q|²/2). `planes` (n, 4) are (nx, ny, nz, d) with n·p ≤ d.
-    `reach_mm` (3, 3): semi-axes of a bounding body about `centre_mm`, an ellipsoid if `round_`, else a cylinder whose
-    axis is the third.
+    `reach_mm` (3, 3): semi-axes of a bounding body about `centre_mm`, whose form is `bound`.
     """
 
     surface: Surface
@@ -46,7 +53,7 @@ class Primitive:
     slope: float
     planes: Float64
     reach_mm: Float64
-    round_: bool
+    bound: Bound
 
 
 class Shape(Protocol):
@@ -55,6 +62,10 @@ class Shape(Protocol):
     def primitives(self) -> tuple[Primitive, ...]:
         """Convex bodies whose intersection is the shape."""
         ...
+
+    def contains(self, points_mm: Float64) -> Bool: ...
+    def density(self, points_mm: Float64) -> Float64: ...
+    def chord_mm(self, origins_mm: Float64, directions: Float64) -> Float64: ...
 
 
 class _Solid:
@@ -173,7 +184,7 @@ class Box(_Solid):
         axes = _frame(self.first, self.second)
         half = _sizes(self.size_mm, "size") / 2
         planes = np.concatenate([_caps(self.centre_mm, axis, 2 * each) for axis, each in zip(axes, half, strict=True)])
-        reach = (half * (np.sqrt(2), np.sqrt(2), 1.0))[:, None] * axes
+        reach = half[:, None] * axes
         return (_quadric(Surface.NONE, self.centre_mm, axes, half, reach, planes),)
 
 
@@ -234,7 +245,7 @@ class Clipped(_Solid):
         planes = [one.plane()[None] for one in self.by if isinstance(one, HalfSpace)]
         base = found[0]
         cut = np.concatenate([base.planes, *planes])
-        found[0] = Primitive(base.surface, base.matrix, base.centre_mm, base.slope, cut, base.reach_mm, base.round_)
+        found[0] = replace(base, planes=cut)
         return tuple(found)
 
 
@@ -251,8 +262,10 @@ def interval(primitives: tuple[Primitive, ...], origins_mm: Float64, directions:
 def support_mm(one: Primitive, direction: Float64) -> float:
     """Half-width of a primitive's bounding body along a unit vector."""
     along = one.reach_mm @ direction
-    if one.round_:
+    if one.bound == Bound.ELLIPSOID:
         return float(np.linalg.norm(along))
+    if one.bound == Bound.BOX:
+        return float(np.abs(along).sum())
     return float(np.hypot(along[0], along[1]) + abs(along[2]))
 
 
@@ -270,7 +283,8 @@ def _quadric(
         raise InputError(f"centre {centre.tolist()} is not a point (x, y, z) in mm")
     matrix = axes / _sizes(sizes, "sizes")[:, None]
     cut = np.zeros((0, 4)) if planes is None else planes
-    return Primitive(surface, matrix, centre, slope, cut, reach, surface in (Surface.SPHERE, Surface.BLOB))
+    bounds = {Surface.SPHERE: Bound.ELLIPSOID, Surface.BLOB: Bound.ELLIPSOID, Surface.NONE: Bound.BOX}
+    return Primitive(surface, matrix, centre, slope, cut, reach, bounds.get(surface, Bound.CYLINDER))
 
 
 def _inside(one: Primitive, points: Float64) -> Bool:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lampyris.model import Float32, Float64, Geometry
-from lampyris.phantom.shapes import Primitive, Shape
+from lampyris.phantom.shapes import Bound, Primitive, Shape, Surface
 
-SPHERE, CYLINDER, CONE, BLOB = 1, 2, 3, 4
+SPHERE, CYLINDER, CONE, BLOB = (int(one) for one in Surface if one)
+ELLIPSOID, BOX = int(Bound.ELLIPSOID), int(Bound.BOX)
 FAR = 1e30
 """Larger than any parameter along a ray, small enough to be multiplied."""
 
@@ -34,7 +35,7 @@ class Table(NamedTuple):
     plane_first: NDArray[np.int64]
     planes: Float64
     reach: Float64
-    round_: NDArray[np.bool_]
+    bound: NDArray[np.int64]
 
 
 class View(NamedTuple):
@@ -65,7 +66,7 @@ def table(shapes: Sequence[Shape], gains: Sequence[int], loses: Sequence[int]) -
         plane_first=np.cumsum([0, *map(len, planes)]),
         planes=np.concatenate([*planes, np.zeros((1, 4))]),
         reach=np.stack([one.reach_mm for one in flat]),
-        round_=np.array([one.round_ for one in flat]),
+        bound=np.array([int(one.bound) for one in flat], np.int64),
     )
 
 
@@ -87,11 +88,13 @@ def _cross(a: Any, b: Any) -> Any:
 
 
 @nb.njit(cache=True)
-def _support(reach: Any, round_: Any, n: Any) -> Any:
-    """Half-width along the unit vector `n` of a bounding ellipsoid or cylinder."""
+def _support(reach: Any, bound: Any, n: Any) -> Any:
+    """Half-width along the unit vector `n` of a bounding body."""
     a, b, c = _dot(reach[0], n), _dot(reach[1], n), _dot(reach[2], n)
-    if round_:
+    if bound == ELLIPSOID:
         return math.sqrt(a * a + b * b + c * c)
+    if bound == BOX:
+        return abs(a) + abs(b) + abs(c)
     return math.sqrt(a * a + b * b) + abs(c)
 
 
@@ -198,23 +201,23 @@ def _add_blob(matrix: Any, centre: Any, amplitude: float, line: Any, rows: Any, 
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _shaded_rows(reach: Any, round_: bool, offset: Any, frame: Any, heights: Any, parallel: bool, rows: int) -> Any:
+def _shaded_rows(reach: Any, bound: int, offset: Any, frame: Any, heights: Any, parallel: bool, rows: int) -> Any:
     """Rows [start, stop) of one column that a bounding body at `offset` from the ray origin can shade; (0, 0) if none.
 
     `frame` rows: unit horizontal ray, unit v, unit normal of the column's plane. `heights`: horizontal length of the
     ray, its component along v, |v|, the middle row.
     """
-    if abs(_dot(frame[2], offset)) > _support(reach, round_, frame[2]):
+    if abs(_dot(frame[2], offset)) > _support(reach, bound, frame[2]):
         return 0, 0
     across, up = _dot(frame[0], offset), _dot(frame[1], offset)
-    high = _support(reach, round_, frame[1])
+    high = _support(reach, bound, frame[1])
     horizontal, rise, step, middle = heights
     if parallel:
         if abs(rise) > 1e-9 * horizontal:
             return 0, rows
         low_row, high_row = (up - high) / step, (up + high) / step
     else:
-        deep = _support(reach, round_, frame[0])
+        deep = _support(reach, bound, frame[0])
         if across - deep <= 0.0:
             return 0, rows
         top, bottom = up + high, up - high
@@ -279,7 +282,7 @@ def _candidates(shapes: Any, view: Any, columns: int, half_rows: float) -> Any:
         across = math.sqrt(max(_dot(offset, offset) - height * height, 0.0))
         reach = shapes.reach[p]
         radius = math.sqrt(_dot(reach[0], reach[0]) + _dot(reach[1], reach[1]) + _dot(reach[2], reach[2]))
-        tall = _support(reach, shapes.round_[p], up)
+        tall = _support(reach, shapes.bound[p], up)
         if not view.parallel and across > radius:
             top, bottom = height + tall, height - tall
             over = bottom / (across - radius if bottom < 0 else across + radius) > highest
@@ -317,7 +320,7 @@ def trace_view(shapes: Any, view: Any, out: Any) -> None:
         for s in kept:
             p = shapes.first[s]
             shaded = _shaded_rows(
-                shapes.reach[p], shapes.round_[p], shapes.centre[p] - origin, frame, heights, view.parallel, rows
+                shapes.reach[p], shapes.bound[p], shapes.centre[p] - origin, frame, heights, view.parallel, rows
             )
             if shaded[1] > shaded[0]:
                 _add_shape(shapes, s, shaded, line, view.parallel, work, amounts)
