@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numba as nb
 import numpy as np
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
-from lampyris.model import Float32
+from lampyris.model import Float32, Float64
 from lampyris.projector import ray
-from lampyris.projector.footprint import MAX_COLUMNS, MAX_WIDTH, blend, boxes, boxes_add, spread
+from lampyris.projector.footprint import MAX_COLUMNS, MAX_WIDTH, ONE, blend, boxes, boxes_add, spread
 from lampyris.projector.plan import Plan
 from lampyris.projector.simd import LANES, aligned, padded
 
@@ -24,6 +25,8 @@ TILE = 16
 BLOCK = 8
 """Views that forward walks over one tile before it goes to the next."""
 CHUNK_BYTES = 1 << 28
+"""Most memory for projections laid out anew at one time."""
+_FIELDS = len(ray.View._fields)
 
 
 class Walk(NamedTuple):
@@ -49,11 +52,11 @@ class Walk(NamedTuple):
 def forward(plan: Plan, image: Float32) -> Float32:
     """Line integrals (views, rows, columns) of an image (slices, rows, columns), in its unit times mm."""
     walk = _walk(plan)
-    columns = aligned(walk.high * walk.wide * walk.image_run + walk.image_lead)
-    _image_in(walk, image, columns)
+    runs = aligned(walk.high * walk.wide * walk.image_run + walk.image_lead)
+    _image_in(walk, image, runs)
     projections = np.empty(plan.projections_shape, np.float32)
     block = min(BLOCK, max(1, -(-len(plan.views) // (2 * nb.get_num_threads()))))
-    _forward(walk, plan.views, plan.mirrored, columns, projections, block)
+    _forward(walk, _numbers(plan), plan.mirrored, runs, projections, block)
     return projections
 
 
@@ -63,11 +66,12 @@ def adjoint(plan: Plan, projections: Float32) -> Float32:
     image = np.zeros(plan.shape, np.float32)
     per_view = walk.columns * walk.row_run
     chunk = max(1, min(len(plan.views), CHUNK_BYTES // (4 * per_view)))
-    cells = aligned(chunk * per_view)
-    for first in range(0, len(plan.views), chunk):
+    runs = aligned(chunk * per_view)
+    numbers = _numbers(plan)
+    for first in range(0, len(numbers), chunk):
         part = slice(first, first + chunk)
-        _projections_in(walk, plan.views[part], plan.mirrored[part], projections[part], cells)
-        _adjoint(walk, plan.views[part], cells, image)
+        _projections_in(walk, numbers[part], plan.mirrored[part], projections[part], runs)
+        _adjoint(walk, numbers[part], runs, image)
     return image
 
 
@@ -80,14 +84,29 @@ def _walk(plan: Plan) -> Walk:
     finest = max(math.ceil(1 / least / MAX_WIDTH), math.ceil(most / MAX_WIDTH))
     return Walk(
         plan.kind, slices, high, wide, *plan.spacing_mm, plan.rows, plan.columns,
-        image_lead, padded(image_lead + slices), row_lead, padded(plan.rows), finest,
+        image_lead, _odd(image_lead + slices), row_lead, _odd(plan.rows), finest,
     )  # fmt: skip
+
+
+def _odd(count: int) -> int:
+    """An odd number of cache lines: neighbouring runs then fall into different sets of the cache."""
+    return padded(count) | 16
+
+
+def _numbers(plan: Plan) -> Float64:
+    """(views, len(ray.View._fields)): the records as plain numbers."""
+    return np.ascontiguousarray(plan.views).view(np.float64).reshape(len(plan.views), -1)
 
 
 # ---- the walk over voxel columns
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _view(numbers):  # type: ignore[no-untyped-def]
+    return ray.View(*to_fixed_tuple(numbers, _FIELDS))
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _corners(walk, view, r0, c0, edges):  # type: ignore[no-untyped-def]
     """Column coordinates of the (TILE + 1)² corners of a tile's voxels."""
     for i in range(min(TILE, walk.high - r0) + 1):
@@ -97,7 +116,17 @@ def _corners(walk, view, r0, c0, edges):  # type: ignore[no-untyped-def]
             edges[i, j] = ray.column(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _meeting(walk, view, edges, r0, c0, i, j):  # type: ignore[no-untyped-def]
+    """How the voxel column (i, j) of a tile meets the detector: corners in columns, chord, first edge in rows, step."""
+    corners = ray.ascending(edges[i, j], edges[i, j + 1], edges[i + 1, j], edges[i + 1, j + 1])
+    r, c = (r0 + i) * walk.height, (c0 + j) * walk.width
+    origin, slope = ray.axial(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
+    step = slope * walk.thickness
+    return corners, ray.chord(walk.kind, view, r, c, walk.height, walk.width), origin - 0.5 * step, step
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _weights(corners, first, factor):  # type: ignore[no-untyped-def]
     """Shares of up to four detector columns in the voxel's shadow, times `factor`."""
     at = ray.trapezoid_below(first, corners)
@@ -113,7 +142,7 @@ def _weights(corners, first, factor):  # type: ignore[no-untyped-def]
     )
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
     """fine[n] = sum of the `parts` entries from n·parts on, for n < count."""
     for n in range(count):
@@ -123,142 +152,150 @@ def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
         fine[n] = total
 
 
-@nb.njit(cache=True)
-def _spread_column(walk, corners, chord, axial, run, columns, out, out_at, fine):  # type: ignore[no-untyped-def]
-    """Add one voxel column, whose values begin at columns[run], to the projections of one view at out[out_at]."""
-    step = axial[1] * walk.thickness
-    top = axial[0] - 0.5 * step
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _spread_column(walk, meeting, runs, run, out, out_at, fine):  # type: ignore[no-untyped-def]
+    """Add one voxel column, whose values begin at runs[run], to the projections of one view at out[out_at]."""
+    corners, chord, top, step = meeting
+    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
     begin, end = max(0, math.floor(top)), min(walk.rows, math.ceil(top + walk.slices * step))
+    if begin >= end or first >= last:
+        return
     begin = begin // LANES * LANES
     width = 1.0 / step
-    place = run + (begin - top) * width
+    place = np.int64((walk.image_lead + (begin - top) * width) * ONE)
+    run -= walk.image_lead
     parts = math.ceil(width / MAX_WIDTH)
-    if begin < end and parts > 1:
+    if parts > 1:
         count = -(-(end - begin) // LANES) * LANES
-        boxes(fine, 0, 0, count * parts, columns, place, width / parts)
+        boxes(fine, 0, 0, count * parts, runs, run, place, np.int64(width / parts * ONE))
         _grouped(fine, parts, count)
-    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
-    while begin < end and first < last:
+    while first < last:
         some = min(last - first, MAX_COLUMNS)
         weights = _weights(corners, float(first), chord * step)
         at = out_at + first * walk.row_run
         if parts == 1:
-            spread(out, at, begin, end, walk.row_run, some, weights, columns, place, width)
+            spread(out, at, begin, end, walk.row_run, some, weights, runs, run, place, np.int64(width * ONE))
         else:
-            spread(out, at, begin, end, walk.row_run, some, weights, fine, 0.0, 1.0)
+            spread(out, at, begin, end, walk.row_run, some, weights, fine, 0, 0, np.int64(ONE))
         first += some
 
 
-@nb.njit(cache=True)
-def _gather_column(walk, corners, chord, axial, out, out_at, cells, cells_at, line, fine):  # type: ignore[no-untyped-def]
-    """Add to one voxel column at out[out_at] what one view, whose cells begin at cells[cells_at], gives back."""
-    step = axial[1] * walk.thickness
-    top = axial[0] - 0.5 * step
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _gather_column(walk, meeting, out, out_at, runs, run, line, fine):  # type: ignore[no-untyped-def]
+    """Add to one voxel column at out[out_at] what one view, whose rows begin at runs[run], gives back."""
+    corners, chord, top, step = meeting
+    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
     begin, end = max(0, math.floor(-top / step)), min(walk.slices, math.ceil((walk.rows - top) / step))
+    if begin >= end or first >= last:
+        return
     begin = begin // LANES * LANES
     row, last_row = max(0, math.floor(top + begin * step)), min(walk.rows, math.ceil(top + end * step))
     row = row // LANES * LANES
     parts = math.ceil(step / MAX_WIDTH)
-    place = walk.row_lead + top + begin * step
-    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
-    while begin < end and first < last:
+    place = np.int64((walk.row_lead + top + begin * step) * ONE)
+    while first < last:
         some = min(last - first, MAX_COLUMNS)
         weights = _weights(corners, float(first), chord)
-        blend(line, walk.row_lead, row, last_row, walk.row_run, some, weights, cells, cells_at + first * walk.row_run)
+        blend(line, walk.row_lead, row, last_row, walk.row_run, some, weights, runs, run + first * walk.row_run)
         if parts == 1:
-            boxes_add(out, out_at, begin, end, line, place, step)
+            boxes_add(out, out_at, begin, end, line, 0, place, np.int64(step * ONE))
         else:
             count = -(-(end - begin) // LANES) * LANES
-            boxes(fine, 0, 0, count * parts, line, place, step / parts)
+            boxes(fine, 0, 0, count * parts, line, 0, place, np.int64(step / parts * ONE))
             _grouped(fine, parts, count)
             for k in range(count):
                 out[out_at + begin + k] += fine[k]
         first += some
 
 
-@nb.njit(parallel=True, cache=True)
-def _forward(walk, views, mirrored, columns, projections, block):  # type: ignore[no-untyped-def]
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _forward(walk, numbers, mirrored, runs, projections, block):  # type: ignore[no-untyped-def]
     per_view = walk.columns * walk.row_run
-    for b in nb.prange((len(views) + block - 1) // block):
-        first, last = b * block, min(len(views), b * block + block)
+    for b in nb.prange((len(numbers) + block - 1) // block):
+        first, last = b * block, min(len(numbers), b * block + block)
         out = np.zeros(block * per_view, np.float32)
         fine = np.zeros(walk.finest * (walk.row_run + LANES), np.float32)
         edges = np.empty((TILE + 1, TILE + 1))
         for r0 in range(0, walk.high, TILE):
             for c0 in range(0, walk.wide, TILE):
                 for v in range(first, last):
-                    view = views[v]
+                    view = _view(numbers[v])
                     _corners(walk, view, r0, c0, edges)
                     for i in range(min(TILE, walk.high - r0)):
                         for j in range(min(TILE, walk.wide - c0)):
-                            corners = ray.ascending(edges[i, j], edges[i, j + 1], edges[i + 1, j], edges[i + 1, j + 1])
-                            r, c = (r0 + i) * walk.height, (c0 + j) * walk.width
-                            axial = ray.axial(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
-                            chord = ray.chord(walk.kind, view, r, c, walk.height, walk.width)
+                            meeting = _meeting(walk, view, edges, r0, c0, i, j)
                             run = ((r0 + i) * walk.wide + c0 + j) * walk.image_run + walk.image_lead
-                            _spread_column(walk, corners, chord, axial, run, columns, out, (v - first) * per_view, fine)
+                            _spread_column(walk, meeting, runs, run, out, (v - first) * per_view, fine)
         for v in range(first, last):
-            _view_out(walk, views[v], mirrored[v], out[(v - first) * per_view :], projections[v])
+            _view_out(walk, _view(numbers[v]), mirrored[v], out[(v - first) * per_view :], projections[v])
 
 
-@nb.njit(parallel=True, cache=True)
-def _adjoint(walk, views, cells, image):  # type: ignore[no-untyped-def]
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _adjoint(walk, numbers, runs, image):  # type: ignore[no-untyped-def]
     per_view = walk.columns * walk.row_run
     tiles_r, tiles_c = (walk.high + TILE - 1) // TILE, (walk.wide + TILE - 1) // TILE
-    run = (walk.slices + LANES - 1) // LANES * LANES
+    image_run = (walk.slices + 15) // 16 * 16 | 16
     for tile in nb.prange(tiles_r * tiles_c):
         r0, c0 = tile // tiles_c * TILE, tile % tiles_c * TILE
-        out = np.zeros(TILE * TILE * run, np.float32)
+        out = np.zeros(TILE * TILE * image_run, np.float32)
         line = np.zeros(2 * walk.row_lead + walk.row_run + 2 * LANES, np.float32)
-        fine = np.zeros(walk.finest * (run + LANES), np.float32)
+        fine = np.zeros(walk.finest * (image_run + LANES), np.float32)
         edges = np.empty((TILE + 1, TILE + 1))
-        for v in range(len(views)):
-            view = views[v]
+        for v in range(len(numbers)):
+            view = _view(numbers[v])
             _corners(walk, view, r0, c0, edges)
             for i in range(min(TILE, walk.high - r0)):
                 for j in range(min(TILE, walk.wide - c0)):
-                    corners = ray.ascending(edges[i, j], edges[i, j + 1], edges[i + 1, j], edges[i + 1, j + 1])
-                    r, c = (r0 + i) * walk.height, (c0 + j) * walk.width
-                    axial = ray.axial(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
-                    chord = ray.chord(walk.kind, view, r, c, walk.height, walk.width)
-                    at = (i * TILE + j) * run
-                    _gather_column(walk, corners, chord, axial, out, at, cells, v * per_view, line, fine)
-        for k in range(walk.slices):
-            for i in range(min(TILE, walk.high - r0)):
+                    meeting = _meeting(walk, view, edges, r0, c0, i, j)
+                    _gather_column(walk, meeting, out, (i * TILE + j) * image_run, runs, v * per_view, line, fine)
+        for i in range(min(TILE, walk.high - r0)):
+            for k in range(walk.slices):
                 for j in range(min(TILE, walk.wide - c0)):
-                    image[k, r0 + i, c0 + j] += out[(i * TILE + j) * run + k]
+                    image[k, r0 + i, c0 + j] += out[(i * TILE + j) * image_run + k]
 
 
-# ---- between arrays as everybody knows them and runs along the axis
+# ---- between arrays as everybody knows them and runs along the axis: read along, write across
 
 
-@nb.njit(parallel=True, cache=True)
-def _image_in(walk, image, columns):  # type: ignore[no-untyped-def]
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _image_in(walk, image, runs):  # type: ignore[no-untyped-def]
     """Image (slices, rows, columns) → runs of slices, the padding between them left zero."""
     for r in nb.prange(walk.high):
-        for c0 in range(0, walk.wide, LANES):
-            for k in range(walk.slices):
-                for c in range(c0, min(walk.wide, c0 + LANES)):
-                    columns[(r * walk.wide + c) * walk.image_run + walk.image_lead + k] = image[k, r, c]
+        first = r * walk.wide * walk.image_run + walk.image_lead
+        for k in range(walk.slices):
+            for c in range(walk.wide):
+                runs[first + c * walk.image_run + k] = image[k, r, c]
 
 
-@nb.njit(parallel=True, cache=True)
-def _projections_in(walk, views, mirrored, projections, cells):  # type: ignore[no-untyped-def]
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _projections_in(walk, numbers, mirrored, projections, runs):  # type: ignore[no-untyped-def]
     """Projections (views, rows, columns) → runs of rows, times 1/cos θ."""
-    for v in nb.prange(len(views)):
-        for c in range(walk.columns):
-            at = (v * walk.columns + c) * walk.row_run
-            for row in range(walk.rows):
-                value = projections[v, walk.rows - 1 - row if mirrored[v] else row, c]
-                cells[at + row] = value * np.float32(ray.obliquity(walk.kind, views[v], row + 0.5, c + 0.5))
-
-
-@nb.njit(cache=True)
-def _view_out(walk, view, mirrored, cells, projection):  # type: ignore[no-untyped-def]
-    """Runs of rows → one projection (rows, columns), times 1/cos θ."""
-    for c0 in range(0, walk.columns, LANES):
+    for v in nb.prange(len(numbers)):
+        view = _view(numbers[v])
+        lengths = _lengths(walk, view)
         for row in range(walk.rows):
-            target = walk.rows - 1 - row if mirrored else row
-            for c in range(c0, min(walk.columns, c0 + LANES)):
-                factor = np.float32(ray.obliquity(walk.kind, view, row + 0.5, c + 0.5))
-                projection[target, c] = cells[c * walk.row_run + row] * factor
+            source = projections[v, walk.rows - 1 - row if mirrored[v] else row]
+            first = v * walk.columns * walk.row_run + row
+            for c in range(walk.columns):
+                factor = np.float32(ray.obliquity(walk.kind, view, row + 0.5, lengths[c]))
+                runs[first + c * walk.row_run] = source[c] * factor
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _view_out(walk, view, mirrored, runs, projection):  # type: ignore[no-untyped-def]
+    """Runs of rows → one projection (rows, columns), times 1/cos θ."""
+    lengths = _lengths(walk, view)
+    for row in range(walk.rows):
+        target = projection[walk.rows - 1 - row if mirrored else row]
+        for c in range(walk.columns):
+            factor = np.float32(ray.obliquity(walk.kind, view, row + 0.5, lengths[c]))
+            target[c] = runs[c * walk.row_run + row] * factor
+
+
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _lengths(walk, view):  # type: ignore[no-untyped-def]
+    """Transaxial length of the rays to every column's middle."""
+    lengths = np.empty(walk.columns)
+    for c in range(walk.columns):
+        lengths[c] = ray.ground(walk.kind, view, c + 0.5)
+    return lengths

@@ -7,7 +7,8 @@ would lose the digits that make the pair exact. With w ≤ MAX_WIDTH a box meets
 a whole vector lie in two registers (see `simd`).
 
 For use inside `numba.njit`; arrays are one-dimensional contiguous float32; runs are whole vectors of `LANES`, so
-results need room up to the next multiple. `place` (float64) is p as an index of the table, ≥ 0; `width` is float64.
+results need room up to the next multiple. `place` is p as an index of the table from `origin` on, ≥ 0, and `width`
+is w: int64, in 1/ONE.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,12 @@ MAX_WIDTH = 1.85
 """Widest box of one pass: (LANES − 1)·width + 1 + 2 stays within two registers of 8 or 16."""
 MAX_COLUMNS = 4
 """Most detector columns that one pass spreads over or blends from."""
+ONE = 2.0**32
+"""Positions and widths are int64 in units of 1/ONE."""
 LEVEL = {simd.PORTABLE: "portable vectors", simd.AVX2: "AVX2", simd.AVX512: "AVX-512"}[simd.instruction_set()]
 
-_f32, _f64, _i32, _i64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
+_f32, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_BITS = 26
 
 
 class _Boxes:
@@ -46,7 +50,7 @@ class _Boxes:
         return self.builder.fmul(a, b, flags=("contract",))
 
     def splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.floats, ir.Undefined)
+        undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(_i32, 0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(self.ints, [0] * LANES))
 
@@ -93,21 +97,26 @@ class _Boxes:
         return found
 
     def sums(self, table: Any, place: Any, width: Any, *, taps: int) -> Any:
-        """Lane n: integral of the table over [place + n·width, place + (n + 1)·width], width ≤ taps − 1."""
+        """Lane n: integral of the table over [place + n·width, place + (n + 1)·width], width ≤ taps − 1.
+
+        Both in units of 2⁻³²: conversions between int64 and float64 would cost more than the rest. Inside the vector
+        26 bits of fraction remain, ten times finer than float32 would be at the far end of two registers.
+        """
         b = self.builder
-        base = b.fptosi(place, _i64)
-        fraction = b.fptrunc(b.fsub(place, b.sitofp(base, _f64)), _f32)
-        single = b.fptrunc(width, _f32)
-        lane = ir.Constant(self.floats, [float(i) for i in range(LANES)])
-        position = self.add(self.mul(lane, self.splat(single)), self.splat(fraction))
-        index = b.fptosi(position, self.ints)
-        start = b.fsub(position, b.sitofp(index, self.floats))
-        stop = self.add(start, self.splat(single))
+        base = b.ashr(place, ir.Constant(_i64, 32))
+        fraction = self.splat(b.lshr(b.trunc(place, _i32), ir.Constant(_i32, 32 - _BITS)))
+        step = self.splat(b.trunc(b.ashr(width, ir.Constant(_i64, 32 - _BITS)), _i32))
+        position = b.add(b.mul(ir.Constant(self.ints, list(range(LANES))), step), fraction)
+        index = b.lshr(position, ir.Constant(self.ints, [_BITS] * LANES))
+        rest = b.and_(position, ir.Constant(self.ints, [(1 << _BITS) - 1] * LANES))
+        start = b.fmul(b.sitofp(rest, self.floats), self.constant(2.0**-_BITS))
         one, zero = self.constant(1.0), self.constant(0.0)
-        total = self.mul(b.fsub(self.smaller(stop, one), start), self.tap(table, base, index, 0))
-        beyond = self.larger(b.fsub(stop, one), zero)
+        stop = self.add(start, b.fmul(b.sitofp(step, self.floats), self.constant(2.0**-_BITS)))
+        beyond = b.fsub(stop, one)
+        inside = b.fsub(self.smaller(stop, one) if taps == 2 else one, start)
+        total = self.mul(inside, self.tap(table, base, index, 0))
         if taps == 2:
-            return self.add(total, self.mul(beyond, self.tap(table, base, index, 1)))
+            return self.add(total, self.mul(self.larger(beyond, zero), self.tap(table, base, index, 1)))
         total = self.add(total, self.mul(self.smaller(beyond, one), self.tap(table, base, index, 1)))
         last = self.larger(b.fsub(beyond, one), zero)
         return self.add(total, self.mul(last, self.tap(table, base, index, 2)))
@@ -135,10 +144,10 @@ def _each_vector(emit: Callable[..., None], arrays: tuple[int, int]) -> Callable
 
 
 def _box_sums(vector: _Boxes, table: Any, index: Any, args: Any, taps: int) -> Any:
-    """The sums of one vector; `place` and `width` are the last two arguments, `place` belongs to `start`."""
+    """The sums of one vector; the last arguments are origin, place and width, where `place` belongs to `start`."""
     b = vector.builder
-    offset = b.sitofp(b.sub(index, args[2]), _f64)
-    return vector.sums(table, b.fadd(args[-2], b.fmul(offset, args[-1])), args[-1], taps=taps)
+    place = b.add(args[-2], b.mul(b.sub(index, args[2]), args[-1]))
+    return vector.sums(vector.builder.gep(table, [args[-3]]), place, args[-1], taps=taps)
 
 
 def _write(vector: _Boxes, output: Any, at: Any, value: Any, *, add: bool) -> None:
@@ -148,19 +157,19 @@ def _write(vector: _Boxes, output: Any, at: Any, value: Any, *, add: bool) -> No
 
 def _boxes(taps: int, add: bool) -> Any:
     @intrinsic
-    def run(typing, out, at, start, stop, table, place, width):  # type: ignore[no-untyped-def] # noqa: ARG001
+    def run(typing, out, at, start, stop, table, origin, place, width):  # type: ignore[no-untyped-def] # noqa: ARG001
         def emit(vector: _Boxes, output: Any, table: Any, index: Any, args: Any) -> None:
             sums = _box_sums(vector, table, index, args, taps)
             _write(vector, output, vector.builder.add(args[1], index), sums, add=add)
 
-        return types.void(out, at, start, stop, table, place, width), _each_vector(emit, (0, 4))
+        return types.void(out, at, start, stop, table, origin, place, width), _each_vector(emit, (0, 4))
 
     return run
 
 
 def _spread(columns: int, taps: int) -> Any:
     @intrinsic
-    def run(typing, out, at, start, stop, stride, weights, table, place, width):  # type: ignore[no-untyped-def] # noqa: ARG001
+    def run(typing, out, at, start, stop, stride, weights, table, origin, place, width):  # type: ignore[no-untyped-def] # noqa: ARG001
         def emit(vector: _Boxes, output: Any, table: Any, index: Any, args: Any) -> None:
             b = vector.builder
             sums = _box_sums(vector, table, index, args, taps)
@@ -168,7 +177,9 @@ def _spread(columns: int, taps: int) -> Any:
                 to = b.add(b.add(args[1], index), b.mul(args[4], ir.Constant(_i64, i)))
                 _write(vector, output, to, vector.mul(vector.splat(b.extract_value(args[5], i)), sums), add=True)
 
-        return types.void(out, at, start, stop, stride, weights, table, place, width), _each_vector(emit, (0, 6))
+        return types.void(out, at, start, stop, stride, weights, table, origin, place, width), _each_vector(
+            emit, (0, 6)
+        )
 
     return run
 
@@ -190,6 +201,7 @@ def _blend(columns: int) -> Any:
     return run
 
 
+_TWO_TAPS = int(ONE)
 _boxes_2, _boxes_3, _add_2, _add_3 = _boxes(2, False), _boxes(3, False), _boxes(2, True), _boxes(3, True)
 _spread_12, _spread_22, _spread_32, _spread_42 = (_spread(columns, 2) for columns in (1, 2, 3, 4))
 _spread_13, _spread_23, _spread_33, _spread_43 = (_spread(columns, 3) for columns in (1, 2, 3, 4))
@@ -197,43 +209,43 @@ _blend_1, _blend_2, _blend_3, _blend_4 = (_blend(columns) for columns in (1, 2, 
 
 
 @nb.njit(forceinline=True, cache=True)
-def boxes(out, at, start, stop, table, place, width):  # type: ignore[no-untyped-def]
+def boxes(out, at, start, stop, table, origin, place, width):  # type: ignore[no-untyped-def]
     """out[at + n] = sum over box n − start, whose first edge is `place`, for start ≤ n < stop (whole vectors)."""
-    if width <= 1.0:
-        _boxes_2(out, at, start, stop, table, place, width)
+    if width <= _TWO_TAPS:
+        _boxes_2(out, at, start, stop, table, origin, place, width)
     else:
-        _boxes_3(out, at, start, stop, table, place, width)
+        _boxes_3(out, at, start, stop, table, origin, place, width)
 
 
 @nb.njit(forceinline=True, cache=True)
-def boxes_add(out, at, start, stop, table, place, width):  # type: ignore[no-untyped-def]
+def boxes_add(out, at, start, stop, table, origin, place, width):  # type: ignore[no-untyped-def]
     """The same, added to out[at + n]."""
-    if width <= 1.0:
-        _add_2(out, at, start, stop, table, place, width)
+    if width <= _TWO_TAPS:
+        _add_2(out, at, start, stop, table, origin, place, width)
     else:
-        _add_3(out, at, start, stop, table, place, width)
+        _add_3(out, at, start, stop, table, origin, place, width)
 
 
 @nb.njit(cache=True)
-def spread(out, at, start, stop, stride, columns, weights, table, place, width):  # type: ignore[no-untyped-def]
+def spread(out, at, start, stop, stride, columns, weights, table, origin, place, width):  # type: ignore[no-untyped-def]
     """out[at + i·stride + n] += weights[i] · (sum over box n − start), i < columns ≤ 4, start ≤ n < stop."""
-    if width <= 1.0:
+    if width <= _TWO_TAPS:
         if columns == 3:
-            _spread_32(out, at, start, stop, stride, weights, table, place, width)
+            _spread_32(out, at, start, stop, stride, weights, table, origin, place, width)
         elif columns == 2:
-            _spread_22(out, at, start, stop, stride, weights, table, place, width)
+            _spread_22(out, at, start, stop, stride, weights, table, origin, place, width)
         elif columns == 4:
-            _spread_42(out, at, start, stop, stride, weights, table, place, width)
+            _spread_42(out, at, start, stop, stride, weights, table, origin, place, width)
         else:
-            _spread_12(out, at, start, stop, stride, weights, table, place, width)
+            _spread_12(out, at, start, stop, stride, weights, table, origin, place, width)
     elif columns == 3:
-        _spread_33(out, at, start, stop, stride, weights, table, place, width)
+        _spread_33(out, at, start, stop, stride, weights, table, origin, place, width)
     elif columns == 2:
-        _spread_23(out, at, start, stop, stride, weights, table, place, width)
+        _spread_23(out, at, start, stop, stride, weights, table, origin, place, width)
     elif columns == 4:
-        _spread_43(out, at, start, stop, stride, weights, table, place, width)
+        _spread_43(out, at, start, stop, stride, weights, table, origin, place, width)
     else:
-        _spread_13(out, at, start, stop, stride, weights, table, place, width)
+        _spread_13(out, at, start, stop, stride, weights, table, origin, place, width)
 
 
 @nb.njit(cache=True)

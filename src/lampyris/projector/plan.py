@@ -12,29 +12,16 @@ from lampyris.projector import ray
 TOLERANCE_MM = 0.02
 """How far rows may lean from the slices' axis over the whole detector: a fiftieth of a small cell."""
 
-VIEW = np.dtype(
-    [
-        (name, np.float64)
-        for name in (
-            "source_a", "source_r", "source_c",  # source (parallel: detector centre), mm
-            "normal_r", "normal_c", "across_r", "across_c",  # unit vectors away from the source and along u
-            "distance",  # flat: source to detector plane; curved: radius of the arc, mm
-            "arc_depth", "arc_across",  # source minus centre of the arc, along normal and across, mm
-            "central_column", "columns_per_unit",  # edge coordinate under offset 0; columns per mm (arc: per rad)
-            "central_row", "rows_per_mm",  # edge coordinate of the source's height (parallel: of a = 0); rows per mm
-            "across_slope", "axial_slope", "parallel_obliquity", "ray_r", "ray_c",  # direction of parallel rays
-        )
-    ]
-)  # fmt: skip
-"""One view in the axes of the grid (slices a, rows r, columns c), see `ray`."""
+VIEW = np.dtype([(name, np.float64) for name in ray.View._fields])
+"""One `ray.View` as a record."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """What to walk: the views in the axes of the grid, the detector's size and the lattice's.
 
-    `views` (views,) of VIEW; `mirrored` (views,) True where detector rows run against the slices (the engine reverses
-    them); `shape` (slices, rows, columns) of the image, `spacing_mm` along the same.
+    `views` (views,) records of VIEW; `mirrored` (views,) True where detector rows run against the slices (the engine
+    reverses them); `shape` (slices, rows, columns) of the image, `spacing_mm` along the same.
     """
 
     kind: int

@@ -5,7 +5,6 @@ The same functions as `cpu`, one voxel column and one view at a time, no compila
 
 import math
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,13 +44,11 @@ def _footprints(plan: Plan) -> Iterator[tuple[int, int, int, int, Float64]]:
                     yield index, r, c, column, length * share * boxes
 
 
-def _views(plan: Plan) -> list[SimpleNamespace]:
-    """The records of VIEW as plain objects, whose numbers Python reads faster."""
-    names = plan.views.dtype.names or ()
-    return [SimpleNamespace(**{name: float(record[name]) for name in names}) for record in plan.views]
+def _views(plan: Plan) -> list[ray.View]:
+    return [ray.View(*record) for record in plan.views.tolist()]
 
 
-def _transaxial(plan: Plan, view: SimpleNamespace, r: int, c: int) -> tuple[tuple[float, float, float, float], float]:
+def _transaxial(plan: Plan, view: ray.View, r: int, c: int) -> tuple[tuple[float, float, float, float], float]:
     """Corners of the voxel's shadow, in columns, and the chord through its middle, mm."""
     _, height, width = plan.spacing_mm
     edges = []
@@ -60,7 +57,7 @@ def _transaxial(plan: Plan, view: SimpleNamespace, r: int, c: int) -> tuple[tupl
     return ray.ascending(*edges), ray.chord(plan.kind, view, r * height, c * width, height, width)
 
 
-def _boxes(plan: Plan, view: SimpleNamespace, r: int, c: int) -> Float64:
+def _boxes(plan: Plan, view: ray.View, r: int, c: int) -> Float64:
     """(slices, rows): the part of each row's height that each slice of this voxel column covers."""
     _, height, width = plan.spacing_mm
     magnified = ray.magnification(plan.kind, view, r * height, c * width)
@@ -75,9 +72,10 @@ def _obliquity(plan: Plan) -> Float64:
     """(views, rows, columns): 1/cos θ of every cell."""
     factor = np.empty(plan.projections_shape)
     for index, view in enumerate(_views(plan)):
-        for row in range(plan.rows):
-            for column in range(plan.columns):
-                factor[index, row, column] = ray.obliquity(plan.kind, view, row + 0.5, column + 0.5)
+        for column in range(plan.columns):
+            length = ray.ground(plan.kind, view, column + 0.5)
+            for row in range(plan.rows):
+                factor[index, row, column] = ray.obliquity(plan.kind, view, row + 0.5, length)
     return factor
 
 
