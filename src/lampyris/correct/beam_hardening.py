@@ -66,8 +66,9 @@ def fan_angles_rad(geometry: Geometry) -> Float64:
     source = geometry.source[0]
     across = geometry.u[0] / np.linalg.norm(geometry.u[0])
     axial = geometry.v[0] / np.linalg.norm(geometry.v[0])
-    centre = -(source - (source @ axial) * axial)
-    inward = centre - (centre @ axial) * axial
+    isocentre = np.array([0.0, source @ axial / axial[1], 0.0])  # where the table's axis meets the plane of rotation
+    inward = isocentre - source
+    inward = inward - (inward @ axial) * axial
     length = float(np.linalg.norm(inward))
     if length <= 0:
         raise GeometryError("the focal spot lies on the axis of rotation: no fan angle can be told")

@@ -128,20 +128,11 @@ def _excess(
     mu_water = linear_attenuation_per_mm("water", spectrum.energy_kev)
     added = linear_attenuation_per_mm("cortical_bone", spectrum.energy_kev) - mu_water
     depth_mm = np.linspace(-0.5, 1.2, 1200) * LARGEST_INTEGRAL / water_per_mm
-    rows = mu_water[:, None] * depth_mm
-    measured = _minus_log(weights, mu_water[:, None] * (integrals / water_per_mm))
-    excess = np.empty((len(integrals), len(bone_mm)))
-    for i, thickness in enumerate(bone_mm):
-        curve = _minus_log(weights, rows + (added * thickness)[:, None])
-        path_mm = np.interp(measured, curve, depth_mm)
-        excess[:, i] = water_per_mm * (path_mm + thickness * bone_hu / 1000) - integrals
-    return excess
-
-
-def _minus_log(weights: Float64, exponents: Float64) -> Float64:
-    """−ln Σ w·e^(−x) over the energies (first axis), safe from overflow."""
-    least = exponents.min(axis=0)
-    return np.asarray(least - np.log(weights @ np.exp(least - exponents)), np.float64)
+    measured = -np.log(weights @ np.exp(-mu_water[:, None] * (integrals / water_per_mm)))
+    behind_bone = weights * np.exp(-added * bone_mm[:, None])
+    curves = -np.log(behind_bone @ np.exp(-mu_water[:, None] * depth_mm))
+    path_mm = np.stack([np.interp(measured, curve, depth_mm) for curve in curves], axis=1)
+    return water_per_mm * (path_mm + bone_mm * bone_hu / 1000) - integrals[:, None]
 
 
 @nb.njit(cache=True)

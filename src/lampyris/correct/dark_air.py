@@ -94,6 +94,8 @@ class OpenBeam:
         net = np.stack([one.net[0] for one in blocks]).sum(0, dtype=np.float64)
         open_ = np.stack([one.open_[0] for one in blocks]).sum(0, dtype=np.float64)
         usable = self.working if scan.bad_cells is None else self.working & ~scan.bad_cells
+        if not usable.any():
+            raise CalibrationError(f"all {usable.size} cells are marked bad or see no beam: a mask turned inside out?")
         brightest = float(np.quantile(net[usable] / open_[usable], 0.99))
         spread = 0.0
         if scan.noise is not None:

@@ -11,7 +11,7 @@ of the bias for any λ when m is a mean of equal weights that holds the ray itse
 the ray's own detail as far as it exceeds the detail expected among neighbours; it bounds the noise of a ray to
 structure/2 and, since N − m has mean 0, moves no mean. m is the ratio estimator Σ N / Σ n₀ over the smallest of five
 nested windows (views × rows × columns) that holds enough quanta, and never leaves the range that the next smaller
-window allows at four standard deviations, so that a shadow beside bright air is not smeared into it (Lepski 1990).
+window allows at three standard deviations, so that a shadow beside bright air is not smeared into it (Lepski 1990).
 Rays above the threshold are the ordinary logarithm with the same bias term. Related: Hsieh 1998, Med. Phys. 25:2139.
 """
 
@@ -28,7 +28,7 @@ from lampyris.model import Applied, Float32, Float64, Noise, RawScan, RecipeErro
 WINDOWS = ((1, 1, 1), (1, 3, 3), (3, 3, 7), (5, 7, 15), (9, 15, 31))
 """Views, rows and columns over which the local mean is taken."""
 HALO = WINDOWS[-1][0] // 2
-AGREE = 4.0
+AGREE = 3.0
 DARKEST = 3.0
 """A mean below so many of its own standard deviations is no signal: it is set there and counted, its weight is tiny."""
 

@@ -7,8 +7,8 @@ primary transmission: the potential. They spread over the detector, so that the 
 
 and the primary is found from measured = n₀·t + S by fixed-point iterations. Love & Kruger 1987, Med. Phys. 14:178;
 Ohnesorge et al. 1999, Eur. Radiol. 9:563 (eq. 4–6, the potential); parameters depend on the scanner's collimation and
-grid and are part of the recipe. S is smooth: it is found on cells binned to a quarter of sigma, and subtracted from
-the counts as they are, negative ones too, so that the logarithm that follows sees the noise unchanged.
+grid and are part of the recipe. S is smooth: the potential is convolved in bins of a quarter of sigma, and subtracted
+from the counts as they are, negative ones too, so that the logarithm that follows sees the noise unchanged.
 """
 
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ from scipy.ndimage import gaussian_filter
 from lampyris.correct.block import Block, settings
 from lampyris.model import Applied, Float32, Float64, Geometry, RecipeError, Step
 
-THINNEST, DARKEST = 1e-6, 1e-4
-"""Bounds of the smoothed transmission in the potential, where its logarithm must exist."""
+DARKEST = np.float32(1e-5)
+"""Least transmission in the potential, where its logarithm must exist; darker rays scatter next to nothing."""
 
 
 @dataclass(slots=True)
@@ -67,17 +67,19 @@ class Scatter:
         bins = [max(1, min(int(s / c / 4), n)) for s, c, n in zip(self.sigma_mm, self.cell_mm, net.shape, strict=True)]
         sigma = [s / c / b for s, c, b in zip(self.sigma_mm, self.cell_mm, bins, strict=True)]
         average = [_average(n, b) for n, b in zip(net.shape, bins, strict=True)]
-        measured, beam = (average[0] @ values @ average[1].T for values in (net, open_))
-        scatter = np.zeros_like(measured)
-        for _ in range(self.iterations):
-            through = np.clip((measured - scatter) / np.maximum(beam, 1e-30), DARKEST, 1 - THINNEST)
-            scatter = gaussian_filter(self._potential(through, beam), sigma, mode="constant", truncate=4.0)
         between = [_between(n, b) for n, b in zip(net.shape, bins, strict=True)]
-        return np.asarray(between[0] @ scatter @ between[1].T, np.float32)
+        beam: Float32 = np.maximum(open_, np.float32(1e-30))
+        scatter = np.zeros_like(net)
+        for _ in range(self.iterations):
+            through = np.asarray(np.clip((net - scatter) / beam, DARKEST, 1.0), np.float32)
+            coarse = average[0] @ self._potential(through, beam) @ average[1].T
+            spread = gaussian_filter(coarse, sigma, mode="constant", truncate=4.0)
+            scatter = np.asarray(between[0] @ spread @ between[1].T, np.float32)
+        return scatter
 
-    def _potential(self, through: Float64, beam: Float64) -> Float64:
-        path = (-np.log(through)) ** self.path_power
-        return np.asarray(self.ratio * beam * through**self.transmission_power * path, np.float64)
+    def _potential(self, through: Float32, beam: Float32) -> Float32:
+        path = (-np.log(through)) ** np.float32(self.path_power)
+        return np.asarray(self.ratio * beam * through ** np.float32(self.transmission_power) * path, np.float32)
 
     def record(self) -> Applied:
         return Applied.of(
