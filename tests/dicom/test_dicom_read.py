@@ -11,13 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import SECRET, foreign_image
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    MediaStorageDirectoryStorage,
     MRImageStorage,
     RLELossless,
 )
@@ -304,6 +307,19 @@ def test_truncated_files_are_refused_at_any_length(foreign, ladder):
         assert not any(secret in str(refusal.value) for secret in SECRETS)
     message = refused(folder, FormatError, "file 1 .in name order.|image number")
     assert "truncated" in message
+
+
+def test_a_private_object_and_a_directory_are_skipped(foreign, ladder):
+    private = foreign_image(np.zeros((6, 9), np.int16), (0, 0, 0), 9, SOPClassUID="1.2.3.4")
+    private.file_meta.MediaStorageSOPClassUID = "1.2.3.4"
+    directory = Dataset()
+    directory.FileSetID = "DISC"
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    series = read_series(foreign([*ladder([0.0, 3.0, 6.0]), private, directory]))
+    assert series.notes == ("skipped 1 × 1.2.3.4, 1 × Media Storage Directory Storage",)
 
 
 def test_flipped_bytes_never_escape_as_a_foreign_error(foreign, ladder, rng):

@@ -175,8 +175,9 @@ def _turns(projections: Projections) -> float:
     source = projections.geometry.source
     if len(source) < 2:
         return 0.0
-    swept = np.abs(np.diff(np.unwrap(np.arctan2(source[:, 0], source[:, 2])))).sum()
-    return float(swept) / (2 * math.pi) * len(source) / (len(source) - 1)
+    angle = np.unwrap(np.arctan2(source[:, 0], source[:, 2]))
+    swept = abs(float(angle[-1] - angle[0]))  # end to end: a flying focal spot swings to and fro in between
+    return swept / (2 * math.pi) * len(source) / (len(source) - 1)
 
 
 def _angle(projections: Projections) -> float | None:

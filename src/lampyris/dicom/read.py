@@ -107,7 +107,8 @@ def _one_series(contents: Contents, series_uid: str | None) -> tuple[list[Entry]
     skipped: Counter[str] = Counter()
     for entry in contents.entries:
         kind, promised = text(entry.header, "SOPClassUID"), text(entry.header.file_meta, "MediaStorageSOPClassUID")
-        if UID(kind).name == kind and promised not in (kind, MediaStorageDirectoryStorage):
+        unknown = UID(kind).name == kind  # a private class is, and one cut short; the latter is not what was promised
+        if unknown and (promised not in (kind, MediaStorageDirectoryStorage) or not promised):
             raise FormatError(f"file {entry.place} (in name order) has no known SOP Class: truncated or damaged?")
         if kind not in _CT:
             skipped[str(UID(kind or promised).name)] += 1

@@ -1,0 +1,119 @@
+"""What an image says of its making, from projections, recipe and assessment."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lampyris.dicom import Provenance
+from lampyris.model import (
+    Applied,
+    Assessment,
+    Figure,
+    FocalSpotShift,
+    Gantry,
+    Geometry,
+    InputError,
+    Projections,
+    Spectrum,
+)
+
+GANTRY = Gantry(541.0, 949.0, 3, 5, (1.7, 2.9))
+VIEWS, PER_TURN = 90, 41
+
+
+@pytest.fixture
+def projections(acquisition) -> Projections:
+    """A little more than two turns of a helix with a flying focal spot, 0.7 mAs a view."""
+    spots = FocalSpotShift.alternating(VIEWS, angular_rad=(-0.0009, 0.0011))
+    geometry = Geometry.helical(
+        GANTRY, views=VIEWS, views_per_turn=PER_TURN, table_feed_mm=-6.3, start_angle_deg=23.0, shift=spots
+    )
+    ones = np.ones(geometry.shape, np.float32)
+    spectrum = Spectrum(np.array([60.0]), np.array([1e6]), np.array([60.0]), 60.0)
+    return Projections(
+        ones,
+        ones,
+        geometry,
+        spectrum=spectrum,
+        acquisition=acquisition,
+        exposure_mas=np.full(VIEWS, 0.7),
+        history=(Applied.of("log"),),
+        scan_id="abc",
+    )
+
+
+def test_exposure_is_told_per_turn(projections, recipe):
+    """0.7 mAs a view, 41 views and half a second a turn: 28.7 mAs in 500 ms, 57.4 mA.
+
+    The focal spot swings by 2 mrad, so that the 13.6 rad of the scan are known to 1.5e-4.
+    """
+    exposure = Provenance.of(projections, recipe).exposure
+    assert exposure.ExposureInmAs == pytest.approx(28.7, rel=5e-4)
+    assert exposure.XRayTubeCurrentInmA == pytest.approx(57.4, rel=5e-4)
+    assert (exposure.ExposureTimeInms, exposure.ExposureModulationType) == (500.0, "NONE")
+
+
+def test_modulation_is_told_and_an_unknown_turn_time_leaves_only_the_charge(projections, recipe, acquisition):
+    rising = np.linspace(0.2, 1.2, VIEWS)
+    slow = dataclasses.replace(
+        projections, exposure_mas=rising, acquisition=dataclasses.replace(acquisition, RevolutionTime=None)
+    )
+    exposure = Provenance.of(slow, recipe).exposure
+    assert (exposure.XRayTubeCurrentInmA, exposure.ExposureModulationType) == (None, "PER_VIEW")
+    assert exposure.ExposureInmAs == pytest.approx(0.7 * PER_TURN, rel=5e-4)
+
+
+def test_exposure_without_a_spectrum_may_be_relative_and_is_not_told(projections, recipe):
+    exposure = Provenance.of(dataclasses.replace(projections, spectrum=None), recipe).exposure
+    assert exposure.ExposureInmAs is None
+
+
+def test_a_point_of_the_axis_is_seen_for_one_pitch_th_of_a_turn(projections, recipe, acquisition):
+    assert Provenance.of(projections, recipe).ReconstructionAngle == pytest.approx(360 / 1.2)
+    still = dataclasses.replace(acquisition, SpiralPitchFactor=None)
+    short = Geometry.circular(GANTRY, np.arange(30) * 7.0)
+    ones = np.ones(short.shape, np.float32)
+    axial = dataclasses.replace(
+        projections, integrals=ones, weights=ones, geometry=short, acquisition=still, exposure_mas=None
+    )
+    assert Provenance.of(axial, recipe).ReconstructionAngle == pytest.approx(210.0)
+
+
+def test_dose_and_verdict_come_from_the_assessment(projections, recipe):
+    figures = (
+        Figure("ctdivol", 3.2, "mGy", "reported"),
+        Figure("dlp", 96.0, "mGy·cm", "estimated"),
+        Figure("ssde", 4.1, "mGy", "estimated"),
+    )
+    made = Provenance.of(projections, recipe, Assessment(figures, verdict="stop", reasons=("rings",)))
+    assert (made.dose.CTDIvol, made.dose.DLP, made.dose.SSDE, made.dose.WaterEquivalentDiameter) == (
+        3.2,
+        96.0,
+        4.1,
+        None,
+    )
+    assert (made.verdict, made.reasons) == ("stop", ("rings",))
+    assert (made.scan_id, made.kernel, made.SliceThickness) == ("abc", "body", 1.0)
+    assert made.history == (Applied.of("log"),)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "group"),
+    [("body", "SOFT_TISSUE"), ("lung", "LUNG"), ("bone-sharp", "BONE"), ("ramp", None), ("shepp-logan", None)],
+)
+def test_the_group_of_a_kernel_is_told_where_its_name_tells(kernel, group, recipe):
+    assert Provenance("s", recipe=dataclasses.replace(recipe, kernel=kernel)).kernel_group == group
+
+
+def test_only_analytic_methods_are_called_filtered_backprojection(recipe):
+    assert Provenance("s", recipe=recipe).algorithm == "FILTER_BACK_PROJ"
+    iterative = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="pwls"))
+    assert Provenance("s", recipe=iterative).algorithm is None
+    assert Provenance("s", recipe=iterative, ReconstructionAlgorithm="ITERATIVE").algorithm == "ITERATIVE"
+
+
+def test_more_text_than_dicom_holds_is_refused(gantry_volume):
+    wordy = Provenance("s", history=tuple(Applied.of(f"correction_{n}_with_a_long_name") for n in range(60)))
+    with pytest.raises(InputError, match="DICOM takes 1024"):
+        wordy.derivation(gantry_volume)
