@@ -16,7 +16,7 @@ from lampyris.recon.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.field import Circle, choose_field, measured_reach, shadow
 from lampyris.recon.filtering import RampFilter, filter_rows, ramp_filter
 from lampyris.recon.kernels import Kernel
-from lampyris.recon.rebinning import Resampling, Spot, resample, resampling, spots, theta_range
+from lampyris.recon.rebinning import Fan, Resampling, fans, resample, resampling, spots, theta_range
 from lampyris.recon.redundancy import FULL_TURN, coverage_rad, half_fan
 from lampyris.recon.slices import Coverage, average_slabs, plan_slices
 
@@ -31,10 +31,9 @@ PREPARED = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """A scan ready to be rebinned: per spot its rays, where they lie among the measured ones, and their cosines."""
+    """A scan ready to be rebinned: per fan where its rays lie among the measured ones, and their cosines."""
 
     scan: ConeParallelScan
-    spots: tuple[Spot, ...]
     where: tuple[Resampling, ...]
     cosine: tuple[Float32, ...]
 
@@ -86,12 +85,11 @@ def coverage(scan: ConeParallelScan, reach_mm: float) -> tuple[float, float]:
     For points on circles up to that radius and directions θ the detector's shadow is an interval of y; those of the
     views half a turn apart must join. Raises GeometryError with the gap where they do not: the pitch is too high.
     """
-    xi = scan.first_xi_mm + np.arange(scan.shape[3]) * scan.xi_step_mm
+    xi = scan.first_xi_mm + np.arange(scan.shape[3], dtype=np.float64) * scan.xi_step_mm
     reach = min(reach_mm, float(np.abs(xi).max()))
     around = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    points: Float64 = np.concatenate(
-        [[[0.0, 0.0]], *([r * np.stack([np.cos(around), np.sin(around)], 1) for r in (reach / 2, reach)])]
-    )
+    ring = np.stack([np.cos(around), np.sin(around)], 1)
+    points = np.asarray(np.concatenate([np.zeros((1, 2)), reach / 2 * ring, reach * ring]), np.float64)
     low, high = -np.inf, np.inf
     for first in np.unique(np.linspace(0, scan.half_turn - 1, 72).astype(int)):
         lower, upper = _shadows(scan, xi, points, np.arange(first, scan.views, scan.half_turn, dtype=np.float64))
@@ -146,30 +144,30 @@ def _plan(orbit: Orbit, reach_mm: float) -> _Plan:
             f"wfbp needs 180° of parallel rays, the views give {len(theta) * 180 / half_turn:.1f}°: scan at least half"
             " a turn and the fan"
         )
-    xi = _distances(found, gantry.cell_mm[1] * gantry.source_to_isocentre_mm / gantry.source_to_detector_mm)
-    columns = [np.interp(xi, spot.xi_mm, np.arange(gantry.columns)) for spot in found]
+    bundles = fans(found)
+    cells = len(bundles[0].xi_mm) // gantry.columns
+    xi = _distances(bundles, gantry.cell_mm[1] * gantry.source_to_isocentre_mm / gantry.source_to_detector_mm / cells)
 
     def per_column(name: str) -> Float64:
-        cells = np.arange(gantry.columns)
-        return np.stack([np.interp(at, cells, getattr(spot, name)) for at, spot in zip(columns, found, strict=True)])
+        return np.stack([np.interp(xi, fan.xi_mm, getattr(fan, name)) for fan in bundles])
 
     table, feed = even_feed(orbit)
+    heights = [fan.spots[0].axial_mm for fan in bundles], [fan.spots[0].first_row_mm for fan in bundles]
     scan = ConeParallelScan(
         float(theta[0]), half_turn, table + feed * (theta - orbit.gantry_angle_rad[0]), feed, float(xi[0]),
-        float(xi[1] - xi[0]), gantry.rows, gantry.cell_mm[0], -per_column("theta_rad"), per_column("ahead_mm"),
-        per_column("cell_mm"), np.array([spot.axial_mm for spot in found]),
-        np.array([spot.first_row_mm for spot in found]),
+        float(xi[1] - xi[0]), gantry.rows, gantry.cell_mm[0], per_column("lag_rad"), per_column("ahead_mm"),
+        per_column("cell_mm"), np.array(heights[0]), np.array(heights[1]),
     )  # fmt: skip
-    where = tuple(resampling(orbit, spot, theta, xi, wraps=wraps) for spot in found)
-    return _Plan(scan, found, where, tuple(_cosine(scan, i) for i in range(len(found))))
+    where = tuple(resampling(orbit, fan, theta, xi, wraps=wraps) for fan in bundles)
+    return _Plan(scan, where, tuple(_cosine(scan, i) for i in range(len(bundles))))
 
 
-def _distances(found: tuple[Spot, ...], step_mm: float) -> Float64:
-    """ξ of the common lattice: cells of the detector's middle, from where every spot has rays."""
-    first = found[0]
-    anchor = float(first.xi_mm[int(np.abs(first.xi_mm).argmin())])
-    low = max(spot.xi_mm[0] for spot in found)
-    high = min(spot.xi_mm[-1] for spot in found)
+def _distances(bundles: tuple[Fan, ...], step_mm: float) -> Float64:
+    """ξ of the common lattice: through a ray in the middle, from where every fan has rays."""
+    first = bundles[0].xi_mm
+    anchor = float(first[int(np.abs(first).argmin())])
+    low = max(fan.xi_mm[0] for fan in bundles)
+    high = min(fan.xi_mm[-1] for fan in bundles)
     return anchor + np.arange(np.ceil((low - anchor) / step_mm), np.floor((high - anchor) / step_mm) + 1) * step_mm
 
 
@@ -180,12 +178,12 @@ def _cosine(scan: ConeParallelScan, spot: int) -> Float32:
 
 
 def _fill(data: ConeParallelData, integrals: Float32, plan: _Plan, ramp: RampFilter, continuation: int) -> None:
-    """Rebin and filter every spot, batch by batch."""
+    """Rebin and filter every fan, batch by batch."""
     _, views, rows, columns = plan.scan.shape
     batch = max(1, BATCH_BYTES // (4 * rows * columns))
-    for i, spot in enumerate(plan.spots):
+    for i, where in enumerate(plan.where):
         for first in range(0, views, batch):
-            parallel = resample(integrals[spot.views], plan.where[i], slice(first, first + batch))
+            parallel = resample(integrals, where, slice(first, first + batch))
             filter_rows(parallel, ramp, weights=(plan.cosine[i],), continuation=continuation, out=parallel)
             data.store(parallel, first, i)
 

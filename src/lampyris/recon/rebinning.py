@@ -1,16 +1,18 @@
 """Views of a fan, helical or axial → cone-parallel views: rays of equal direction side by side, row by row.
 
 A ray of gantry angle φ and fan angle γ has the direction θ = φ − γ in the plane of rotation and the distance
-ξ = R·sin γ from the axis. Every detector row is resampled to even θ (azimuthal) and then to even ξ (radial) with cubic
-convolution (Keys 1981, a = −½); its height above the plane and the focal spot's y stay as measured. Each position of a
-flying focal spot is a scan of its own with its own θ(φ, column), ξ(column) and y, so that no ray is moved to where it
-was not measured. Stierstorfer et al. 2004 (Phys. Med. Biol. 49:2209), section 2.1.
+ξ = R·sin γ from the axis. Every detector row is resampled to even θ (cubic convolution, Keys 1981, a = −½) and then to
+even ξ (the cubic through four rays); its height above the plane and the focal spot's y stay as measured. Each position
+of a flying focal spot has its own θ(φ, column), ξ(column) and y, so that no ray is moved to where it was not measured;
+spots that fly in plane are read together, as twice the columns (Kachelrieß et al. 2006, Med. Phys. 33:2435).
+Stierstorfer et al. 2004 (Phys. Med. Biol. 49:2209), section 2.1.
 """
 
 from dataclasses import dataclass
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
 from lampyris.model import Float32, Float64, GeometryError, Orbit
 
@@ -38,13 +40,35 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Resampling:
-    """Where each cone-parallel sample lies among the measured ones: fractional view (θs, columns) of the spot's views,
-    and fractional column (ξs,). `wraps`: the views close a full turn, the last is followed by the first.
+class Fan:
+    """Spots of one height whose rays interleave (or a single one), read as one detector with so many more columns.
+
+    `rank` (spots, columns): place of every ray in the order of ξ; the others (rays,) in that order, as in `Spot`,
+    `lag_rad` being the gantry angle minus θ.
     """
 
+    spots: tuple[Spot, ...]
+    rank: NDArray[np.int64]
+    xi_mm: Float64
+    lag_rad: Float64
+    ahead_mm: Float64
+    cell_mm: Float64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resampling:
+    """Where each cone-parallel sample of a fan lies among the measured ones.
+
+    `view_of` (θs, spots, columns) fractional view among those of its spot, `rank` as in `Fan`; every ξ is the sum over
+    four rays `take` (ξs, 4) with `share` (ξs, 4). `wraps`: the views close a full turn, the last precedes the first.
+    """
+
+    first: NDArray[np.int64]
+    stride: int
     view_of: Float64
-    column_of: Float64
+    rank: NDArray[np.int64]
+    take: NDArray[np.int64]
+    share: Float32
     wraps: bool
 
 
@@ -64,8 +88,66 @@ def theta_range(orbit: Orbit, spot: Spot, reach_mm: float) -> tuple[float, float
     return float(phi.min() + spot.theta_rad[within].max()), float(phi.max() + spot.theta_rad[within].min())
 
 
-def resampling(orbit: Orbit, spot: Spot, theta_rad: Float64, xi_mm: Float64, *, wraps: bool) -> Resampling:
-    """Where the samples at θ (ascending) and ξ (ascending) lie; beyond what was measured, at its edge."""
+def fans(found: tuple[Spot, ...]) -> tuple[Fan, ...]:
+    """The spots, paired where two of one height interleave: their rays a third to two thirds of a column apart."""
+    left, result = list(found), []
+    while left:
+        one = left.pop(0)
+        partner = next((other for other in left if _interleaved(one, other)), None)
+        if partner is not None:
+            left = [other for other in left if other is not partner]
+        result.append(_fan((one,) if partner is None else (one, partner)))
+    return tuple(result)
+
+
+def resampling(orbit: Orbit, fan: Fan, theta_rad: Float64, xi_mm: Float64, *, wraps: bool) -> Resampling:
+    """Where the samples at θ and ξ (both ascending) lie; beyond what was measured, at its edge."""
+    take = np.clip(np.searchsorted(fan.xi_mm, xi_mm, side="right") - 2, 0, len(fan.xi_mm) - 4)[:, None] + np.arange(4)
+    return Resampling(
+        np.array([spot.views.start for spot in fan.spots], np.int64),
+        int(fan.spots[0].views.step),
+        np.stack([_views_of(orbit, spot, theta_rad, wraps) for spot in fan.spots], 1),
+        fan.rank,
+        take.astype(np.int64),
+        _lagrange(fan.xi_mm[take], xi_mm),
+        wraps,
+    )
+
+
+def resample(integrals: Float32, where: Resampling, part: slice) -> Float32:
+    """Cone-parallel views `part`, (θs, rows, ξs), from all views (views, rows, columns) of the scan."""
+    view_of = where.view_of[part]
+    values = np.empty((len(view_of), integrals.shape[1], len(where.take)), np.float32)
+    _resample(integrals, where.first, where.stride, view_of, where.rank, where.take, where.share, where.wraps, values)
+    return values
+
+
+def _interleaved(one: Spot, other: Spot) -> bool:
+    middle = len(one.xi_mm) // 2
+    step = one.xi_mm[middle + 1] - one.xi_mm[middle] if len(one.xi_mm) > middle + 1 else np.inf
+    apart = abs((other.xi_mm[middle] - one.xi_mm[middle]) / step) % 1
+    return abs(one.axial_mm - other.axial_mm) < SPOT_MM and 1 / 3 < apart < 2 / 3
+
+
+def _fan(members: tuple[Spot, ...]) -> Fan:
+    xi = np.stack([spot.xi_mm for spot in members])
+    order = np.argsort(xi, axis=None, kind="stable")
+    rank = np.empty(xi.size, np.int64)
+    rank[order] = np.arange(xi.size)
+    distances = xi.ravel()[order]
+
+    def between(name: str) -> Float64:
+        """Mean over the members: they differ by far less than a cell."""
+        each = [np.interp(distances, spot.xi_mm, getattr(spot, name)) for spot in members]
+        return np.asarray(np.mean(each, axis=0), np.float64)
+
+    return Fan(
+        members, rank.reshape(xi.shape), distances, -between("theta_rad"), between("ahead_mm"), between("cell_mm")
+    )
+
+
+def _views_of(orbit: Orbit, spot: Spot, theta_rad: Float64, wraps: bool) -> Float64:
+    """Fractional view (θs, columns) of the spot in which each column's ray had each direction."""
     phi = orbit.gantry_angle_rad[spot.views]
     order = np.arange(len(phi), dtype=np.float64)
     if phi[-1] < phi[0]:
@@ -75,16 +157,18 @@ def resampling(orbit: Orbit, spot: Spot, theta_rad: Float64, xi_mm: Float64, *, 
         wanted = phi[0] + np.mod(wanted - phi[0], 2 * np.pi)
         closing = order[-1] + np.sign(order[-1] - order[0])  # one view on: the first again, modulo their number
         phi, order = np.append(phi, phi[0] + 2 * np.pi), np.append(order, closing)
-    columns = np.arange(len(spot.xi_mm), dtype=np.float64)
-    return Resampling(np.interp(wanted, phi, order), np.interp(xi_mm, spot.xi_mm, columns), wraps)
+    return np.asarray(np.interp(wanted, phi, order), np.float64)
 
 
-def resample(views: Float32, where: Resampling, part: slice) -> Float32:
-    """Cone-parallel views `part` of one spot, (θs, rows, ξs), from its views (views, rows, columns)."""
-    view_of = where.view_of[part]
-    values = np.empty((len(view_of), views.shape[1], len(where.column_of)), np.float32)
-    _resample(views, view_of, where.column_of, where.wraps, values)
-    return values
+def _lagrange(nodes: Float64, at: Float64) -> Float32:
+    """Weights (…, 4) of the cubic through four nodes (…, 4), evenly spaced or not; outside them the nearest node's."""
+    at = np.clip(at, nodes[:, 0], nodes[:, 3])
+    weights = np.ones_like(nodes)
+    for i in range(4):
+        for j in range(4):
+            if i != j:
+                weights[:, i] *= (at - nodes[:, j]) / (nodes[:, i] - nodes[:, j])
+    return weights.astype(np.float32)
 
 
 def _cycle(orbit: Orbit) -> int:
@@ -136,29 +220,36 @@ def _keys(place):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy")
-def _resample(views, view_of, column_of, wraps, values):  # type: ignore[no-untyped-def]
-    """Azimuthal, then radial, cubic convolution of every row of every cone-parallel view; ends hold their value."""
-    count, rows, columns = views.shape
+def _resample(integrals, first, stride, view_of, rank, take, share, wraps, values):  # type: ignore[no-untyped-def]
+    """Azimuthal cubic convolution of every column, then the radial cubic, of every row of every cone-parallel view."""
+    views, rows, columns = integrals.shape
+    spots = len(first)
     for i in nb.prange(len(view_of)):
-        at = np.empty((4, columns), np.int64)
-        share = np.empty((4, columns), np.float32)
-        for c in range(columns):
-            left, share[0, c], share[1, c], share[2, c], share[3, c] = _keys(view_of[i, c])
-            for k in range(4):
-                one = left - 1 + k
-                at[k, c] = one % count if wraps else min(max(one, 0), count - 1)
-        turned = np.empty(columns + 4, np.float32)
-        for r in range(rows):
+        at = np.empty((4, spots, columns), np.int64)
+        weight = np.empty((4, spots, columns), np.float32)
+        for spot in range(spots):
+            count = (views - first[spot] + stride - 1) // stride
             for c in range(columns):
-                turned[c + 1] = (
-                    share[0, c] * views[at[0, c], r, c]
-                    + share[1, c] * views[at[1, c], r, c]
-                    + share[2, c] * views[at[2, c], r, c]
-                    + share[3, c] * views[at[3, c], r, c]
-                )
-            turned[0], turned[columns + 1 :] = turned[1], turned[columns]
-            for j in range(len(column_of)):
-                left, w0, w1, w2, w3 = _keys(column_of[j])
+                left, w0, w1, w2, w3 = _keys(view_of[i, spot, c])
+                weight[0, spot, c], weight[1, spot, c], weight[2, spot, c], weight[3, spot, c] = w0, w1, w2, w3
+                for k in range(4):
+                    one = left - 1 + k
+                    one = one % count if wraps else min(max(one, 0), count - 1)
+                    at[k, spot, c] = first[spot] + stride * one
+        turned = np.empty(spots * columns, np.float32)
+        for r in range(rows):
+            for spot in range(spots):
+                for c in range(columns):
+                    turned[rank[spot, c]] = (
+                        weight[0, spot, c] * integrals[at[0, spot, c], r, c]
+                        + weight[1, spot, c] * integrals[at[1, spot, c], r, c]
+                        + weight[2, spot, c] * integrals[at[2, spot, c], r, c]
+                        + weight[3, spot, c] * integrals[at[3, spot, c], r, c]
+                    )
+            for j in range(len(take)):
                 values[i, r, j] = (
-                    w0 * turned[left] + w1 * turned[left + 1] + w2 * turned[left + 2] + w3 * turned[left + 3]
+                    share[j, 0] * turned[take[j, 0]]
+                    + share[j, 1] * turned[take[j, 1]]
+                    + share[j, 2] * turned[take[j, 2]]
+                    + share[j, 3] * turned[take[j, 3]]
                 )

@@ -73,23 +73,24 @@ def plan_slices(request: GridRequest, row_mm: float, coverage: Coverage) -> Slic
         )
     increment = request.slice_increment_mm or thickness
     box = box_width(thickness, row_mm)
-    low, high = _centres(coverage.sure, box)
-    if low > high:  # a single row, or very few, never covers the body fully at full thickness
-        low, high = _centres(coverage.possible, box)
-    if low > high:
+    margin = max(box, row_mm)
+    low, high = _centres(coverage.sure, margin)
+    if low > high + TOLERANCE_MM:  # a single row, or very few, never covers the body fully at full thickness
+        low, high = _centres(coverage.possible, margin)
+    if low > high + TOLERANCE_MM:
         raise InputError(
             f"slices of {thickness:g} mm asked for, but the scan covers only {coverage.possible[0]:.2f} …"
             f" {coverage.possible[1]:.2f} mm along y: ask for thinner ones"
         )
     first, last = request.first_mm, request.last_mm
     if first is None and last is None:
-        slices = 1 + int(np.floor((high - low) / increment + 1e-6))
+        slices = 1 + max(0, int(np.floor((high - low) / increment + 1e-6)))
         first = (low + high - (slices - 1) * increment) / 2
     else:
         first = low if first is None else first
         last = high if last is None else last
         slices = 1 + int(np.floor((last - first) / increment + 1e-6))
-        _refuse_outside(first, first + (slices - 1) * increment, _centres(coverage.possible, box), thickness)
+        _refuse_outside(first, first + (slices - 1) * increment, _centres(coverage.possible, margin), thickness)
     stride = max(1, int(np.ceil(increment / row_mm - 1e-3)))
     return SlicePlan(float(first), increment, slices, box_taps(box, increment / stride), stride)
 
@@ -142,8 +143,8 @@ def _slabs(plan: SlicePlan, field: Field) -> Iterator[tuple[int, int]]:
     yield from zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
 
 
-def _centres(slab: tuple[float, float], box: float) -> tuple[float, float]:
-    return slab[0] + box / 2, slab[1] - box / 2
+def _centres(slab: tuple[float, float], margin: float) -> tuple[float, float]:
+    return slab[0] + margin / 2, slab[1] - margin / 2
 
 
 def _refuse_outside(first: float, last: float, allowed: tuple[float, float], thickness: float) -> None:
