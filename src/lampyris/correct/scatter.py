@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from lampyris.correct.block import Block, settings
-from lampyris.model import Applied, Float32, Float64, Geometry, RecipeError, Step
+from lampyris.model import Applied, Float32, Geometry, RecipeError, Step
 
 DARKEST = np.float32(1e-5)
 """Least transmission in the potential, where its logarithm must exist; darker rays scatter next to nothing."""
@@ -66,15 +66,13 @@ class Scatter:
         """Scatter of one view in counts, (rows, columns)."""
         bins = [max(1, min(int(s / c / 4), n)) for s, c, n in zip(self.sigma_mm, self.cell_mm, net.shape, strict=True)]
         sigma = [s / c / b for s, c, b in zip(self.sigma_mm, self.cell_mm, bins, strict=True)]
-        average = [_average(n, b) for n, b in zip(net.shape, bins, strict=True)]
-        between = [_between(n, b) for n, b in zip(net.shape, bins, strict=True)]
         beam: Float32 = np.maximum(open_, np.float32(1e-30))
         scatter = np.zeros_like(net)
         for _ in range(self.iterations):
             through = np.asarray(np.clip((net - scatter) / beam, DARKEST, 1.0), np.float32)
-            coarse = average[0] @ self._potential(through, beam) @ average[1].T
+            coarse = _binned(_binned(self._potential(through, beam), bins[0], 0), bins[1], 1)
             spread = gaussian_filter(coarse, sigma, mode="constant", truncate=4.0)
-            scatter = np.asarray(between[0] @ spread @ between[1].T, np.float32)
+            scatter = _between(_between(spread, bins[0], net.shape[0], 0), bins[1], net.shape[1], 1)
         return scatter
 
     def _potential(self, through: Float32, beam: Float32) -> Float32:
@@ -94,17 +92,21 @@ class Scatter:
         )
 
 
-def _average(cells: int, size: int) -> Float64:
-    """Matrix (bins, cells) that takes the mean of `size` neighbours each, the last bin of what is left."""
-    bins = -(-cells // size)
-    matrix = np.zeros((bins, cells))
-    matrix[np.arange(cells) // size, np.arange(cells)] = 1.0
-    return np.asarray(matrix / matrix.sum(1, keepdims=True), np.float64)
+def _binned(values: Float32, size: int, axis: int) -> Float32:
+    """Means of `size` neighbours each along an axis, the last one of what is left."""
+    starts = np.arange(0, values.shape[axis], size)
+    counts = np.diff(np.append(starts, values.shape[axis])).astype(np.float32)
+    sums = np.add.reduceat(values, starts, axis=axis)
+    return np.asarray(sums / (counts[:, None] if axis == 0 else counts), np.float32)
 
 
-def _between(cells: int, size: int) -> Float64:
-    """Matrix (cells, bins) that interpolates linearly between the middles of the bins, level beyond the outer ones."""
-    average = _average(cells, size)
-    middles = average @ np.arange(cells)
-    unit = np.eye(len(middles))
-    return np.stack([np.interp(np.arange(cells), middles, one) for one in unit], axis=1)
+def _between(values: Float32, size: int, cells: int, axis: int) -> Float32:
+    """Linear interpolation between the middles of bins along an axis, level beyond the outer ones."""
+    starts = np.arange(0, cells, size)
+    middles = (starts + np.append(starts[1:], cells) - 1) / 2
+    place = np.interp(np.arange(cells), middles, np.arange(len(middles)))
+    low = np.minimum(place.astype(int), max(len(middles) - 2, 0))
+    high = np.minimum(low + 1, len(middles) - 1)
+    share = (place - low).astype(np.float32)
+    share = share[:, None] if axis == 0 else share
+    return np.asarray((1 - share) * values.take(low, axis) + share * values.take(high, axis), np.float32)
