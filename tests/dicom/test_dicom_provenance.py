@@ -85,13 +85,15 @@ def test_dose_and_verdict_come_from_the_assessment(projections, recipe):
         Figure("ctdivol", 3.2, "mGy", "reported"),
         Figure("dlp", 96.0, "mGy·cm", "estimated"),
         Figure("ssde", 4.1, "mGy", "estimated"),
+        Figure("wed", 29.5, "cm"),
+        Figure("noise", 12.0, "HU"),
     )
     made = Provenance.of(projections, recipe, Assessment(figures, verdict="stop", reasons=("rings",)))
     assert (made.dose.CTDIvol, made.dose.DLP, made.dose.SSDE, made.dose.WaterEquivalentDiameter) == (
         3.2,
         96.0,
         4.1,
-        None,
+        295.0,
     )
     assert (made.verdict, made.reasons) == ("stop", ("rings",))
     assert (made.scan_id, made.kernel, made.SliceThickness) == ("abc", "body", 1.0)
@@ -111,6 +113,12 @@ def test_only_analytic_methods_are_called_filtered_backprojection(recipe):
     iterative = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="pwls"))
     assert Provenance("s", recipe=iterative).algorithm is None
     assert Provenance("s", recipe=iterative, ReconstructionAlgorithm="ITERATIVE").algorithm == "ITERATIVE"
+
+
+def test_the_first_ten_reasons_are_told_and_the_rest_counted(gantry_volume):
+    text = Provenance("s", verdict="stop", reasons=tuple(f"reason {n}" for n in range(13))).comments(gantry_volume)
+    assert "reason 9; and 3 more." in text
+    assert "reason 10" not in text
 
 
 def test_more_text_than_dicom_holds_is_refused(gantry_volume):

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from conftest import SECRET, foreign_image
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -25,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lampyris.dicom import read_series, source, subject, write_series
+from lampyris.dicom import Provenance, read_series, source, subject, write_series
 from lampyris.model import FormatError, InputError, LampyrisError, SeriesError
 
 SECRETS = ("Geheim", "張", "𠮷", "4711")
@@ -482,6 +483,40 @@ def test_an_unknown_patient_position_is_assumed_aloud(foreign, ladder):
     series = read_series(foreign(ladder([0.0, 3.0], PatientPosition="")))
     assert series.acquisition.PatientPosition == "HFS"
     assert series.notes == ("PatientPosition is not given: HFS assumed",)
+
+
+def test_text_that_could_not_be_written_again_is_left_out_with_a_note(foreign, ladder, tmp_path, now, gantry_volume):
+    """Otherwise a journey of minutes would end at the last station because of an old scanner's habits."""
+    (image,) = ladder([0.0])
+    with disable_value_validation():
+        image.BodyPartExamined = "Chest routine"
+        image.StationName = "A station with a long name"
+        image.PatientSex = "weiblich Geheim"
+        image.AcquisitionDate, image.AcquisitionTime = "2001.02.03", "10:11:12"
+        image.StudyTime = "10:11"
+    series = read_series(foreign([image]))
+    assert {note.split(" is no valid DICOM")[0] for note in series.notes} == {
+        "BodyPartExamined",
+        "StationName",
+        "PatientSex",
+        "StudyTime",
+    }
+    assert not any(secret in note for note in series.notes for secret in SECRETS)
+    assert (series.study.PatientSex, series.acquisition.BodyPartExamined) == ("", None)
+    assert series.acquisition.AcquisitionDateTime is None
+    made_by = Provenance("scan", series.acquisition)
+    write_series(series.volume, tmp_path / "again", study=series.study, provenance=made_by, now=now)
+
+
+def test_hidden_files_and_begun_series_are_not_read(foreign, ladder):
+    folder = foreign(ladder([0.0, 3.0]))
+    begun = folder / ".dicom.5f5f.partial"
+    begun.mkdir()
+    for file in folder.iterdir():
+        if file.is_file():
+            (begun / file.name).write_bytes(file.read_bytes())
+            (folder / f"._{file.name}").write_bytes(file.read_bytes())
+    assert read_series(folder).volume.grid.shape[0] == 2
 
 
 def test_lossy_compression_is_told(foreign, ladder):

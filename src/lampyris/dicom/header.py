@@ -5,6 +5,7 @@ Contributing Equipment); PS3.16 CID 7005, 4052, 10024.
 """
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -302,21 +303,35 @@ def number_of(header: Dataset, keyword: str) -> int | None:
         return None
 
 
-def study_of(header: Dataset) -> Study:
-    """Patient and study level as text; UIDs too, so that a new series of the same study stays in it."""
-    values = {one.name: text(header, one.name) for one in fields(Study)}
+def _sound(dataset: Dataset, keyword: str, notes: list[str]) -> str:
+    """A text attribute as we may write it again; what DICOM forbids is left out with a note that does not quote it."""
+    value = text(dataset, keyword)
+    try:
+        _check_text(dictionary_VR(keyword), value)
+    except ValueError:
+        notes.append(f"{keyword} is no valid DICOM {dictionary_VR(keyword)} and was left out")
+        return ""
+    return value
+
+
+def study_of(header: Dataset) -> tuple[Study, list[str]]:
+    """Patient and study level as text, with notes; UIDs too, so that a new series of the same study stays in it."""
+    notes: list[str] = []
+    values = {one.name: _sound(header, one.name, notes) for one in fields(Study)}
     optional = {one.name for one in fields(Study) if one.default is None}
     known: dict[str, Any] = {name: value for name, value in values.items() if value or name not in optional}
-    return Study(**known)
+    return Study(**known), notes
 
 
 def acquisition_of(header: Dataset) -> tuple[Acquisition, list[str]]:
-    """What the series tells of the acquisition, and notes on what had to be assumed."""
-    places = _places(header)
+    """What the series tells of the acquisition, and notes on what had to be assumed or left out."""
+    places, notes = _places(header), list[str]()
     found: dict[str, Any] = {name: _number(places, name) for name in _NUMBERS}
-    found |= {name: first_of(header, name) for name in _WORDS}
-    found |= {name: text(_scanner(header), name) or None for name in SCANNER_KEYWORDS}
-    found["FrameOfReferenceUID"] = text(header, "FrameOfReferenceUID") or None
+    for name in _WORDS:
+        place = next((one for one in places if text(one, name)), header)
+        found[name] = _sound(place, name, notes) or None
+    found |= {name: _sound(_scanner(header), name, notes) or None for name in SCANNER_KEYWORDS}
+    found["FrameOfReferenceUID"] = _sound(header, "FrameOfReferenceUID", notes) or None
     found["AcquisitionDateTime"] = _moment(header)
     centre = numbers_of(places, "DataCollectionCenterPatient")
     if centre.shape == (3,):
@@ -324,9 +339,9 @@ def acquisition_of(header: Dataset) -> tuple[Acquisition, list[str]]:
     found["CTDIPhantomDiameter"] = _phantom(places)
     position = text(header, "PatientPosition")
     if position in PATIENT_POSITIONS:
-        return Acquisition(PatientPosition=position, **found), []
+        return Acquisition(PatientPosition=position, **found), notes
     said = f"{position!r} is none we know" if position else "is not given"
-    return Acquisition(PatientPosition="HFS", **found), [f"PatientPosition {said}: HFS assumed"]
+    return Acquisition(PatientPosition="HFS", **found), [*notes, f"PatientPosition {said}: HFS assumed"]
 
 
 def numbers_of(places: Iterable[Dataset], keyword: str) -> Float64:
@@ -359,7 +374,7 @@ def _code(dataset: Dataset, keyword: str) -> str:
 def _moment(header: Dataset) -> str | None:
     together = text(header, "AcquisitionDateTime")
     apart = text(header, "AcquisitionDate") + text(header, "AcquisitionTime")
-    return together or (apart if len(apart) >= 14 else None)
+    return next((one for one in (together, apart) if re.fullmatch(r"\d{14}(\.\d{1,6})?([+-]\d{4})?", one)), None)
 
 
 def _phantom(places: Iterable[Dataset]) -> float | None:

@@ -65,8 +65,9 @@ def write_series(
     base = header.common(study, provenance, ids, label)
     with _appearing_whole(folder) as draft:
         if kind == "ct":
+            shared = _ct_shared(base, page, rescale, provenance)
             for number in range(1, page.grid.shape[0] + 1):
-                _save(_ct_image(base, page, rescale, provenance, ids, number), draft / f"CT_{number:05d}.dcm")
+                _save(_ct_image(shared, page, rescale, ids, number), draft / f"CT_{number:05d}.dcm")
                 progress(number / page.grid.shape[0])
         else:
             _save(enhanced.dataset(base, page, rescale, provenance, ids), draft / "CT_enhanced.dcm")
@@ -75,40 +76,45 @@ def write_series(
     return tuple(folder / name for name in names)
 
 
-def _ct_image(
-    base: Dataset, page: Volume, rescale: Rescale, provenance: Provenance, ids: SeriesIds, number: int
-) -> Dataset:
-    """The CT Image of slice `number`, counted from 1."""
+def _ct_shared(base: Dataset, page: Volume, rescale: Rescale, provenance: Provenance) -> Dataset:
+    """What all CT Images of the series have in common beyond `base`."""
     grid, acquisition = page.grid, provenance.acquisition
-    image = Dataset()
-    image.update(base)
-    image.SOPClassUID = CTImageStorage
-    image.SOPInstanceUID = ids.instance(number)
-    image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
-    put(image, "InstanceNumber", number)
-    image.AcquisitionNumber = None
+    shared = Dataset()
+    shared.update(base)
+    shared.SOPClassUID = CTImageStorage
+    shared.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    shared.AcquisitionNumber = None
     if acquisition.BodyPartExamined not in header.UNPAIRED:
-        image.Laterality = ""  # unknown: absent is for unpaired parts only, PS3.3 C.7.3.1
-    _acquisition_time(image, acquisition.AcquisitionDateTime)
-    put(image, "DerivationDescription", provenance.derivation(page))
-    put(image, "ImageComments", provenance.comments(page))
-    position = grid.position_mm((number - 1, 0, 0))
-    put(image, "ImagePositionPatient", position.tolist())
-    put(image, "ImageOrientationPatient", header.orientation(grid))
-    put(image, "PixelSpacing", list(grid.spacing_mm[1:]))
-    put(image, "SliceThickness", provenance.SliceThickness or grid.spacing_mm[0])
-    put(image, "SpacingBetweenSlices", grid.spacing_mm[0])
-    put(image, "SliceLocation", float(position @ grid.axes[0]))
-    put(image, "IrradiationEventUID", uid(provenance.scan_id, "irradiation event"))
-    _physics(image, page, provenance)
-    voxels.put_pixels(image, page, rescale, slice(number - 1, number))
-    put(image, "RescaleIntercept", rescale.intercept)
-    put(image, "RescaleSlope", rescale.slope)
-    image.RescaleType = "HU" if page.quantity == "HU" else "US"
+        shared.Laterality = ""  # unknown: absent is for unpaired parts only, PS3.3 C.7.3.1
+    _acquisition_time(shared, acquisition.AcquisitionDateTime)
+    put(shared, "DerivationDescription", provenance.derivation(page))
+    put(shared, "ImageComments", provenance.comments(page))
+    put(shared, "ImageOrientationPatient", header.orientation(grid))
+    put(shared, "PixelSpacing", list(grid.spacing_mm[1:]))
+    put(shared, "SliceThickness", provenance.SliceThickness or grid.spacing_mm[0])
+    put(shared, "SpacingBetweenSlices", grid.spacing_mm[0])
+    put(shared, "IrradiationEventUID", uid(provenance.scan_id, "irradiation event"))
+    _physics(shared, page, provenance)
+    put(shared, "RescaleIntercept", rescale.intercept)
+    put(shared, "RescaleSlope", rescale.slope)
+    shared.RescaleType = "HU" if page.quantity == "HU" else "US"
     if page.quantity != "HU":
-        image.RealWorldValueMappingSequence = voxels.per_mm_mapping(rescale)
-    image.update(voxels.window(page, rescale))
-    image.file_meta = header.file_meta(CTImageStorage, image.SOPInstanceUID, provenance.software_version)
+        shared.RealWorldValueMappingSequence = voxels.per_mm_mapping(rescale)
+    shared.update(voxels.window(page, rescale))
+    return shared
+
+
+def _ct_image(shared: Dataset, page: Volume, rescale: Rescale, ids: SeriesIds, number: int) -> Dataset:
+    """The CT Image of slice `number`, counted from 1."""
+    image = Dataset()
+    image.update(shared)
+    image.SOPInstanceUID = ids.instance(number)
+    put(image, "InstanceNumber", number)
+    position = page.grid.position_mm((number - 1, 0, 0))
+    put(image, "ImagePositionPatient", position.tolist())
+    put(image, "SliceLocation", float(position @ page.grid.axes[0]))
+    voxels.put_pixels(image, page, rescale, slice(number - 1, number))
+    image.file_meta = header.file_meta(CTImageStorage, image.SOPInstanceUID, str(image.SoftwareVersions))
     return image
 
 

@@ -13,8 +13,11 @@ STATEMENT = "Research software, not for diagnosis."
 ANALYTIC_METHODS = ("auto", "fbp", "fdk", "wfbp")
 """Reconstruction methods that DICOM calls FILTER_BACK_PROJ, (0018,9315)."""
 
-_DOSE_FIGURES = ("ctdivol", "dlp", "ssde", "water_equivalent_diameter")
-"""Names of an assessment's figures, in the order of the fields of `Dose`."""
+_DOSE_FIGURES = {"ctdivol": "CTDIvol", "dlp": "DLP", "ssde": "SSDE", "wed": "WaterEquivalentDiameter"}
+"""Figures of an assessment, and the fields of `Dose` that they are."""
+
+_TO_DOSE_UNITS = {"mGy": 1.0, "mGy·cm": 1.0, "mm": 1.0, "cm": 10.0}
+_REASONS_TOLD = 10
 
 _KERNEL_GROUPS = {"body": "SOFT_TISSUE", "soft": "SOFT_TISSUE", "lung": "LUNG", "bone": "BONE", "brain": "BRAIN"}
 
@@ -85,14 +88,19 @@ class Provenance:
 
         Exposure is written only with a known spectrum: without one, exposures may be in relative units.
         """
-        figures = {} if assessment is None else {one.name: one.value for one in assessment.figures}
+        figures = () if assessment is None else assessment.figures
+        dose = {
+            _DOSE_FIGURES[one.name]: one.value * _TO_DOSE_UNITS[one.unit]
+            for one in figures
+            if one.name in _DOSE_FIGURES
+        }
         return Provenance(
             scan_id=projections.scan_id,
             acquisition=projections.acquisition,
             recipe=recipe,
             history=projections.history,
             exposure=_exposure(projections),
-            dose=Dose(*(figures.get(name) for name in _DOSE_FIGURES)),
+            dose=Dose(**dose),
             SliceThickness=recipe.grid.slice_thickness_mm,
             ReconstructionAngle=_angle(projections),
             verdict=None if assessment is None else assessment.verdict,
@@ -160,7 +168,9 @@ class Provenance:
         sentences += [f"Dose: {', '.join(known)}."] if known else []
         sentences += [f"Stands for {100 * fraction:.3g}% of the protocol's dose."] if fraction != 1.0 else []
         sentences += [f"Quality gate: {self.verdict}."] if self.verdict else []
-        sentences += [f"Because: {'; '.join(self.reasons)}."] if self.reasons else []
+        told = list(self.reasons[:_REASONS_TOLD])
+        told += [f"and {len(self.reasons) - _REASONS_TOLD} more"] if len(self.reasons) > _REASONS_TOLD else []
+        sentences += [f"Because: {'; '.join(told)}."] if told else []
         return _within(" ".join(sentences), 10240)
 
 

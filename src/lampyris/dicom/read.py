@@ -79,15 +79,20 @@ def read_series(
         contents = open_source(Path(path))
         entries, notes = _one_series(contents, series_uid)
         ladder = stack([frame for position, entry in enumerate(entries) for frame in _frames(position, entry)])
+        if ladder.tilt_deg and not resample_tilt:
+            raise SeriesError(
+                f"the stack is sheared by {ladder.tilt_deg:.2f}°: a tilted gantry; read it with resample_tilt=True"
+            )
         volume, padding = _volume(entries, ladder, progress)
         first = entries[ladder.frames[0].entry].header
-        study, (acquisition, assumed) = header.study_of(first), header.acquisition_of(first)
-        notes += padding
+        (study, unsound), (acquisition, assumed) = header.study_of(first), header.acquisition_of(first)
+        notes += [*padding, *unsound]
         if any(text(entry.header, "LossyImageCompression") == "01" for entry in entries):
             notes.append("the images were compressed with loss before they came here")
         if ladder.tilt_deg:
-            volume, note = _upright(volume, ladder, resample=resample_tilt)
-            notes.append(note)
+            leaning, volume = volume.grid.shape, straightened(volume, ladder.step_mm)
+            sizes = f"from {leaning} to {volume.grid.shape}"
+            notes.append(f"the gantry was tilted by {ladder.tilt_deg:.2f}°: resampled (trilinear) {sizes}")
         return Series(
             volume=volume,
             study=study,
@@ -203,11 +208,12 @@ def _quantity(places: list[Dataset], number: int) -> Quantity:
 
 def _volume(entries: Sequence[Entry], ladder: Stack, progress: Progress) -> tuple[Volume, list[str]]:
     """Values and mask of all frames, decoded one by one so that only one object is in memory beside the volume."""
-    grid = ladder.grid
-    quantity = ladder.frames[0].quantity
+    grid, first = ladder.grid, ladder.frames[0]
+    quantity = first.quantity
+    objects = {first.entry: entries[first.entry].whole()}
+    _decoded(objects[first.entry], first)  # before memory is asked for by what may be a damaged header
     values = np.empty(grid.shape, np.float32)
     valid = np.ones(grid.shape, np.bool_)
-    objects: dict[int, Dataset] = {}
     for place, frame in enumerate(ladder.frames):
         if frame.entry not in objects:
             objects = {frame.entry: entries[frame.entry].whole()}
@@ -245,12 +251,3 @@ def _decoded(image: Dataset, frame: Frame) -> NDArray[Any]:
             f"image {frame} decodes to {stored.shape}, its header says {frame.shape}: colour, or damaged?"
         )
     return stored
-
-
-def _upright(volume: Volume, ladder: Stack, *, resample: bool) -> tuple[Volume, str]:
-    angle = f"{ladder.tilt_deg:.2f}°"
-    if not resample:
-        raise SeriesError(f"the stack is sheared by {angle}: a tilted gantry; read it with resample_tilt=True")
-    straight = straightened(volume, ladder.step_mm)
-    note = f"the gantry was tilted by {angle}: resampled (trilinear) from {volume.grid.shape} to {straight.grid.shape}"
-    return straight, note

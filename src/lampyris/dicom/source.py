@@ -25,14 +25,13 @@ from pydicom.multival import MultiValue
 
 from lampyris.model import FormatError, InputError, StorageError
 
-MAXIMUM_BYTES = 16 * 2**30
+MAXIMUM_BYTES = 4 * 2**30
 """What an archive may hold unpacked: a thousand slices of 1024² are 2 GiB."""
 
 _OFTEN_WRONG = ("", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192")
 _GROUP_OF_CHINESE = re.compile(
     rb"(?:[\x81-\xfe][\xa1-\xfe]|[\x81-\xfe][0-9][\x81-\xfe][0-9]|[\x00-\x40\x5b-\x60\x7b-\x7f])+"
 )
-
 
 DECODING_ERRORS = (
     BytesLengthException,
@@ -49,6 +48,8 @@ DECODING_ERRORS = (
     zlib.error,
 )
 """What pydicom is known to raise on damaged bytes."""
+
+_ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +84,8 @@ def unquoted() -> Iterator[None]:
 def open_source(path: Path) -> Contents:
     """Headers of every DICOM object in a folder (with its subfolders), in a tar or zip archive, or of one file.
 
-    A file without the mark “DICM” at byte 128 is counted and left alone. Raises InputError if there is nothing at
+    A file without the mark “DICM” at byte 128 is counted and left alone; hidden files and folders, such as a series
+    that is still being written, are not looked at. Raises InputError if there is nothing at
     `path`, FormatError for a damaged archive or DICOM file or an archive above `MAXIMUM_BYTES`, StorageError if the
     disk cannot be read.
     """
@@ -106,7 +108,10 @@ def open_source(path: Path) -> Contents:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (each for each in folder.rglob("*") if each.is_file())
+    for each in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in each.relative_to(folder).parts)
+        if not hidden and each.is_file():
+            yield each
 
 
 def _archived(path: Path) -> Iterator[tuple[str, Path | bytes]]:
@@ -120,7 +125,9 @@ def _archived(path: Path) -> Iterator[tuple[str, Path | bytes]]:
                 yield from _bounded((one.name, archive.extractfile(one)) for one in archive if one.isfile())
         else:
             yield str(path), path
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
+    except (*_ARCHIVE_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk; without a number it is the decompressor that speaks
         raise FormatError(f"the archive is damaged, truncated or locked ({type(error).__name__})") from None
 
 
