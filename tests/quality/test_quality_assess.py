@@ -85,6 +85,11 @@ def test_noise_and_its_spectrum_are_those_that_were_added(assessment: Assessment
     assert value(assessment, "nps_integral_error") == pytest.approx(0, abs=1e-9)
 
 
+def test_noise_of_neighbouring_slices_is_independent_as_it_was_added(assessment: Assessment) -> None:
+    """At least 4 places of 3 pairs of 1024 pixels: ρ is known to 1/√12288 = 0.9 %; three of those."""
+    assert value(assessment, "noise_slice_correlation") == pytest.approx(0.0, abs=0.03)
+
+
 def test_detectability_follows_from_both(assessment: Assessment) -> None:
     """Gaussian blur b, disc r in white noise N: numerically integrated here on its own grid."""
     from scipy import special
@@ -127,6 +132,30 @@ def test_an_assessment_is_json_and_repeatable(image: Volume, assessment: Assessm
 def test_the_gate_passes_a_good_image_and_looks_at_a_noisy_limit(assessment: Assessment) -> None:
     assert quality.judge(assessment, quality.limits("image") + quality.limits("body")).verdict == "pass"
     assert quality.judge(assessment, quality.limits("head")).verdict == "look"
+
+
+def test_a_small_object_gives_smaller_patches_and_says_so() -> None:
+    """A cylinder of 70 mm at 1 mm holds no 64² patch; 32² ones are taken and are not TG-233's."""
+    grid = Grid.centred((30, 100, 104), (1.0, 1.0, 1.0))
+    p = points(grid)
+    values = -1000 + 1000 * soft_step(np.hypot(p[..., 0], p[..., 2]) - 35)
+    noisy = values + 9 * np.random.default_rng(4).standard_normal(grid.shape)
+    found = quality.assess(Volume(noisy.astype(np.float32), grid, "HU"))
+    settings = dict(found.figure("nps_noise").settings)
+    assert (settings["size"], settings["tg233"]) == (32, False)
+    assert settings["patches"] >= 20
+    assert value(found, "nps_noise") == pytest.approx(9, rel=0.03)
+
+
+def test_the_size_of_a_cut_body_is_an_estimate(image: Volume, assessment: Assessment) -> None:
+    assert assessment.figure("wed").origin == "computed"
+    cut = Volume(image.values[:, :, 60:].copy(), Grid(
+        (24, 240, 190), image.grid.spacing_mm, image.grid.position_mm((0.0, 0.0, 60.0))
+    ), "HU")  # fmt: skip
+    found = quality.assess(cut)
+    assert found.figure("wed").origin == "estimated"
+    assert value(found, "wed_truncated") > 0.1
+    assert quality.judge(found, quality.limits("image")).verdict == "look"
 
 
 def test_what_cannot_be_measured_is_told_and_changes_no_verdict(image: Volume) -> None:

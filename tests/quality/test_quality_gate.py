@@ -59,6 +59,10 @@ def test_a_verdict_is_never_made_better() -> None:
     assert (judged.verdict, judged.reasons) == ("stop", ("stop: before",))
 
 
+def test_a_bound_may_be_a_single_value() -> None:
+    assert gate.judge(image(a=1), [Limit("a", (1, 1), (1, 1))]).verdict == "pass"
+
+
 def test_open_bounds_hold_everything() -> None:
     assert gate.judge(image(a=-1e30), [Limit("a", (None, 0), (None, 0))]).verdict == "pass"
 

@@ -146,10 +146,34 @@ def _noise(volume: Volume, masks: _Masks, findings: _Findings) -> noise.NoisePow
     findings.add("nps_mean", spectrum.mean_per_mm, "1/mm", **told)
     findings.add("nps_anisotropy", spectrum.anisotropy, "", sectors=12, **told)
     x, y = spectrum.frequency_per_mm, spectrum.power
+    _slices(volume, masks, corners, size, findings)
     findings.curves.append(
         Curve("nps", tuple(map(float, x)), tuple(map(float, y)), "1/mm", f"({unit})² mm²", tuple(sorted(told.items())))
     )
     return spectrum
+
+
+def _slices(
+    volume: Volume, masks: _Masks, corners: Sequence[tuple[int, int, int]], size: int, findings: _Findings
+) -> None:
+    """Correlation of the noise with the next slice's, where a patch is uniform in four slices on end; from 4 places."""
+    depth = 4
+    stacks = []
+    for index, row, column in corners:
+        block = slice(index, index + depth), slice(row, row + size), slice(column, column + size)
+        if index + depth > volume.grid.shape[0]:
+            continue
+        above = range(index, index + depth)
+        if all(noise.usable(volume, masks.blocks, masks.soft, each)[block[1:]].all() for each in above):
+            stacks.append(volume.values[block])
+        if len(stacks) == 40:
+            break
+    if len(stacks) < 4:
+        why = f"{len(stacks)} places are uniform over {depth} slices on end, expected 4"
+        findings.miss("noise_slice_correlation", InputError(why))
+        return
+    found = noise.slice_correlation(np.stack(stacks))
+    findings.add("noise_slice_correlation", float(found[1]), "", places=len(stacks), size=size, slices=depth)
 
 
 def _patches(volume: Volume, masks: _Masks, level: float) -> tuple[list[tuple[int, int, int]], int]:
