@@ -181,4 +181,4 @@ def _outside(grid: Grid, reach_mm: float) -> np.ndarray:
     rows, columns = np.arange(grid.shape[1]), np.arange(grid.shape[2])
     x = grid.first_voxel_mm[0] + columns * grid.spacing_mm[2]
     z = grid.first_voxel_mm[2] - rows * grid.spacing_mm[1]
-    return np.asarray(np.hypot(z[:, None], x[None, :]) > reach_mm + max(grid.spacing_mm[1:]), np.bool_)
+    return np.asarray(np.hypot(z[:, None], x[None, :]) > reach_mm, np.bool_)
