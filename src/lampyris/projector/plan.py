@@ -1,7 +1,6 @@
 """Geometry and Grid → Plan: the numbers that every engine's loops start from, or a refusal with the reason."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,10 +56,6 @@ class Plan:
     def projections_shape(self) -> tuple[int, int, int]:
         """(views, rows, columns)."""
         return len(self.views), self.rows, self.columns
-
-    def subset(self, views: slice | Sequence[int]) -> "Plan":
-        index = views if isinstance(views, slice) else np.asarray(views, np.int64)
-        return replace(self, views=self.views[index], mirrored=self.mirrored[index])
 
     @property
     def rows_per_slice(self) -> tuple[float, float]:
