@@ -193,26 +193,41 @@ def _turn_back(columns, walk, image):  # type: ignore[no-untyped-def]
 
 @nb.njit(parallel=True, cache=True, error_model="numpy")
 def _accumulate(kind, views, weight_mm, turned, walk, buffers, image):  # type: ignore[no-untyped-def]
-    """Add a batch of views to the image, tile by tile of voxel columns."""
+    """Add a batch of views to the image, tile by tile of voxel columns.
+
+    Each view is aimed at a whole row of a tile first: the divisions of 16 voxel columns overlap, while those of one
+    column at a time would all be waited for (a seventh of the time).
+    """
     across = (walk.columns + TILE - 1) // TILE
     for tile in nb.prange(across * ((walk.rows + TILE - 1) // TILE)):
         top, left = tile // across * TILE, tile % across * TILE
         spot = nb.get_thread_id() * walk.room + MARGIN
+        aims = np.empty((6, TILE))
         for v in range(len(views)):
             for row in range(top, min(top + TILE, walk.rows)):
-                for column in range(left, min(left + TILE, walk.columns)):
-                    r, c = row * walk.row_mm, column * walk.column_mm
-                    magnification = ray.magnification(kind, views[v], r, c)
-                    edge = ray.column(kind, views[v], magnification, r, c)
-                    row0, rows_per_mm = ray.axial(kind, views[v], magnification, r, c)
-                    step = rows_per_mm * walk.slice_mm
-                    start, stop = reached(walk, edge, row0, 1.0 / step)
+                columns = min(TILE, walk.columns - left)
+                for j in range(columns):
+                    _aim(kind, views[v], weight_mm[v], row * walk.row_mm, (left + j) * walk.column_mm, walk, aims, j)
+                for j in range(columns):
+                    start, stop = int(aims[0, j]), int(aims[1, j])
                     if start < stop:
-                        weight = _distance_weight(kind, views[v], weight_mm[v], r, c)
+                        edge, row0, step = aims[2, j], aims[3, j], aims[4, j]
                         first, last = row0 - 0.5 + start * step, row0 - 0.5 + (stop - 1) * step
-                        fill(walk, buffers, spot, turned, v, edge, weight, first, last)
-                        at = (row * walk.columns + column) * walk.stride
+                        fill(walk, buffers, spot, turned, v, edge, aims[5, j], first, last)
+                        at = (row * walk.columns + left + j) * walk.stride
                         simd.interpolate_add(image, (at,), start, stop, buffers, (spot - 1,), row0 + 0.5, step)
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy")
+def _aim(kind, view, weight_mm, r, c, walk, aims, j):  # type: ignore[no-untyped-def]
+    """Write to aims[:, j]: slices reached [start, stop), column and row (edge coordinates), rows per slice, weight."""
+    magnification = ray.magnification(kind, view, r, c)
+    edge = ray.column(kind, view, magnification, r, c)
+    row0, rows_per_mm = ray.axial(kind, view, magnification, r, c)
+    step = rows_per_mm * walk.slice_mm
+    aims[0, j], aims[1, j] = reached(walk, edge, row0, 1.0 / step)
+    aims[2, j], aims[3, j], aims[4, j] = edge, row0, step
+    aims[5, j] = _distance_weight(kind, view, weight_mm, r, c)
 
 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
@@ -220,9 +235,7 @@ def reached(walk, edge, row0, pitch):  # type: ignore[no-untyped-def]
     """The slices [start, stop) that land on the detector, column `edge`, row row0 + k/pitch (edge coordinates)."""
     start = max(0.0, np.ceil(-row0 * pitch))
     stop = min(float(walk.slices), np.ceil((walk.cell_rows - row0) * pitch))
-    if start < stop and 0.0 <= edge < walk.cell_columns:
-        return int(start), int(stop)
-    return 0, 0
+    return start, (stop if 0.0 <= edge < walk.cell_columns else start)
 
 
 @nb.njit(forceinline=True, cache=True)

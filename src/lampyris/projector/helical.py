@@ -132,16 +132,15 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
     scan = data.scan
     _, _, rows, columns = scan.shape
     walk, beam = Walk.of(rows, columns, grid), _beam(scan, grid)
-    rays = np.empty((*scan.lag_rad.shape, 5))
+    rays = np.empty((*scan.lag_rad.shape, 4))
     rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
     rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm
-    rays[..., 3] = scan.row_mm / (scan.cell_mm * grid.spacing_mm[0])
-    rays[..., 4] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
+    rays[..., 3] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
     values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
     threads = nb.get_num_threads()
-    buffers = simd.aligned(threads * 2 * walk.room)
+    buffers = simd.aligned(threads * beam.buffers * walk.room)
     for thread in range(threads):
-        start = (2 * thread + 1) * walk.room + MARGIN
+        start = thread * beam.buffers * walk.room + MARGIN
         buffers[start - 1 : start + rows + 1] = np.pad(data.row_weight, 1, mode="edge")
     sums = simd.aligned(threads * 2 * walk.stride)
     tiles = simd.aligned(threads * 2 * TILE * TILE * walk.stride)
@@ -157,6 +156,7 @@ class _Beam(NamedTuple):
     spots: int
     views: int
     half_turn: int
+    buffers: int
     first_angle: float
     first_edge: float
     columns_per_mm: float
@@ -182,9 +182,9 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
     (_, row, column), first = grid.steps_mm, grid.first_voxel_mm
     spots, views, _, _ = scan.shape
     return _Beam(
-        spots, views, scan.half_turn, scan.first_angle_rad, 0.5 - scan.first_xi_mm / scan.xi_step_mm,
-        1 / scan.xi_step_mm, float(first[1]), float(first[0]), float(first[2]), float(row[0]), float(row[2]),
-        float(column[0]), float(column[2]),
+        spots, views, scan.half_turn, 2 + views // (2 * scan.half_turn), scan.first_angle_rad,
+        0.5 - scan.first_xi_mm / scan.xi_step_mm, 1 / scan.xi_step_mm, float(first[1]), float(first[0]),
+        float(first[2]), float(row[0]), float(row[2]), float(column[0]), float(column[2]),
     )  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
 def _band(walk, beam, rays, axial, turned, buffers, sums, tiles, top, values, seen):  # type: ignore[no-untyped-def]
     """One band of tiles: every direction of the half turn into the tile's voxel columns, then into the image.
 
-    Memory of each thread: `buffers` a blended detector column and the row weights; `sums` Σ W·p and Σ W of a voxel
+    Memory of each thread: `buffers` the row weights and blended detector columns; `sums` Σ W·p and Σ W of a voxel
     column; `tiles` value and count of the voxel columns of a tile.
     """
     size = 2 * TILE * TILE * walk.stride
@@ -225,37 +225,43 @@ def _band(walk, beam, rays, axial, turned, buffers, sums, tiles, top, values, se
 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
 def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s):  # type: ignore[no-untyped-def]
-    """Add W·p and W of the views i, i + half a turn, … of all spots to the thread's two sums, for the column (ξ, s)."""
-    at, total = thread * 2 * walk.room + MARGIN, thread * 2 * walk.stride
-    height = (walk.slices - 1) * walk.slice_mm
+    """Add W·p and W of the views i, i + half a turn, … of all spots to the thread's two sums, for the column (ξ, s).
+
+    Views a whole turn apart differ by the table's position alone. All of them are blended before the first is read
+    again: a look-up across two vectors that were just written would wait for them to reach the cache.
+    """
+    home, total = thread * beam.buffers * walk.room + MARGIN, thread * 2 * walk.stride
     for spot in range(beam.spots):
-        sign = 1.0
-        for view in range(i, beam.views, beam.half_turn):
+        for turned_by_pi in range(2):
+            sign = 1.0 - 2.0 * turned_by_pi
             edge = beam.first_edge + sign * xi * beam.columns_per_mm
-            if 0.0 <= edge < walk.cell_columns:
-                travel, ahead, rows, slices, row = _ray(rays, spot, edge - 0.5)
-                below, distance = beam.y - axial[view] - travel, ahead - sign * s
-                # most views pass above or below all slices: known before anything is divided
-                if (below + height) * rows + (row + 0.5) * distance >= 0.0 and (
-                    below * rows + (row + 0.5 - walk.cell_rows) * distance < 0.0
-                ):
-                    rows_per_mm = rows / distance
-                    row0, step = row + below * rows_per_mm, rows_per_mm * walk.slice_mm
-                    start, stop = reached(walk, edge, row0 + 0.5, slices * distance)
-                    if start < stop:
-                        last = row0 + (stop - 1) * step
-                        fill(walk, buffers, at, turned, spot * beam.views + view, edge, 1.0, row0 + start * step, last)
-                        simd.interpolate_add(
-                            sums, (total, total + walk.stride), start, stop, buffers, (at - 1, at + walk.room - 1),
-                            row0 + 1.0, step,
-                        )  # fmt: skip
-            sign = -sign
+            travel, ahead, rows, row = _ray(rays, spot, edge - 0.5)
+            rows_per_mm = rows / (ahead - sign * s)
+            row += (beam.y - travel) * rows_per_mm
+            step = rows_per_mm * walk.slice_mm
+            pitch = 1.0 / step
+            first = i + turned_by_pi * beam.half_turn
+            for at, view in enumerate(range(first, beam.views, 2 * beam.half_turn)):
+                row0 = row - axial[view] * rows_per_mm
+                start, stop = reached(walk, edge, row0 + 0.5, pitch)
+                if start < stop:
+                    low, high = row0 + start * step, row0 + (stop - 1.0) * step
+                    place = spot * beam.views + view
+                    fill(walk, buffers, home + (1 + at) * walk.room, turned, place, edge, 1.0, low, high)
+            for at, view in enumerate(range(first, beam.views, 2 * beam.half_turn)):
+                row0 = row - axial[view] * rows_per_mm
+                start, stop = reached(walk, edge, row0 + 0.5, pitch)
+                if start < stop:
+                    simd.interpolate_add(
+                        sums, (total, total + walk.stride), int(start), int(stop), buffers,
+                        (home + (1 + at) * walk.room - 1, home - 1), row0 + 1.0, step,
+                    )  # fmt: skip
 
 
 @nb.njit(forceinline=True, cache=True)
 def _ray(rays, spot, place):  # type: ignore[no-untyped-def]
-    """Of the ray at a fractional column: the spot's y less the table's at angle θ, `ahead`, rows per mm and slices
-    per row at unit magnification, and the row in the focal spot's plane."""
+    """At a fractional column: the focal spot's y less the table's at angle θ, `ahead`, rows per mm if not magnified,
+    and the row in the focal spot's plane."""
     last = rays.shape[1] - 1
     place = min(max(place, 0.0), float(last))
     left = int(place)
@@ -263,5 +269,4 @@ def _ray(rays, spot, place):  # type: ignore[no-untyped-def]
     travel = rays[spot, left, 0] + share * (rays[spot, right, 0] - rays[spot, left, 0])
     ahead = rays[spot, left, 1] + share * (rays[spot, right, 1] - rays[spot, left, 1])
     rows = rays[spot, left, 2] + share * (rays[spot, right, 2] - rays[spot, left, 2])
-    slices = rays[spot, left, 3] + share * (rays[spot, right, 3] - rays[spot, left, 3])
-    return travel, ahead, rows, slices, rays[spot, 0, 4]
+    return travel, ahead, rows, rays[spot, 0, 3]
