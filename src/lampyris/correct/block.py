@@ -9,7 +9,7 @@ import numpy as np
 from lampyris.model import CalibrationError, Float32, RawScan, RecipeError, Step
 
 CELLS_PER_BLOCK = 4_000_000
-"""Bounds the memory of one block: some ten float32 arrays of this size, 160 MB."""
+"""Bounds the memory of one block: arrays that come to some sixteen of float32 of this size, 260 MB."""
 
 
 @dataclass(slots=True)

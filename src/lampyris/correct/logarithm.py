@@ -12,7 +12,9 @@ the ray's own detail as far as it exceeds the detail expected among neighbours; 
 structure/2 and, since N − m has mean 0, moves no mean. m is the ratio estimator Σ N / Σ n₀ over the smallest of five
 nested windows (views × rows × columns) that holds enough quanta, and never leaves the range that the next smaller
 window allows at three standard deviations, so that a shadow beside bright air is not smeared into it (Lepski 1990).
-Rays above the threshold are the ordinary logarithm with the same bias term. Related: Hsieh 1998, Med. Phys. 25:2139.
+This is done twice: the second time n₀ is replaced by the counts that a smoothed first estimate expects, so that what
+a window averages is nearly constant and a rod's shadow keeps its depth. Rays above the threshold are the ordinary
+logarithm with the same bias term. Related: Hsieh 1998, Med. Phys. 25:2139.
 """
 
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from lampyris.correct.block import Block, settings
 from lampyris.correct.dark_air import OpenBeam
@@ -27,7 +30,9 @@ from lampyris.model import Applied, Float32, Float64, Noise, RawScan, RecipeErro
 
 WINDOWS = ((1, 1, 1), (1, 3, 3), (3, 3, 7), (5, 7, 15), (9, 15, 31))
 """Views, rows and columns over which the local mean is taken."""
-HALO = WINDOWS[-1][0] // 2
+GUIDE = (3, 3, 7)
+"""Over which a first estimate is smoothed to say how counts vary within a window."""
+HALO = WINDOWS[-1][0] // 2 + GUIDE[0] // 2 + WINDOWS[-1][0] // 2
 AGREE = 3.0
 DARKEST = 3.0
 """A mean below so many of its own standard deviations is no signal: it is set there and counted, its weight is tiny."""
@@ -65,19 +70,23 @@ class Logarithm:
     def apply(self, block: Block, inner: slice) -> tuple[Float32, Float32]:
         """Integrals and weights of the block's views `inner`; the others are there as neighbours."""
         gain, dark = self.noise.gain_counts, self.noise.electronic_counts**2
-        shape = block.net[inner].shape
-        integrals, weights = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        starved, negative = _ordinary(
-            block.net[inner], block.open_[inner], integrals, weights, gain, dark, 1.5 * self.quanta
-        )
-        self.rays += integrals.size
-        self.negative += negative
-        self.starved += starved
-        if starved:
-            limits = np.array([gain, dark, self.quanta, self.structure, AGREE, DARKEST])
-            sums = _cumulative(block.net, block.open_ > 0), _cumulative(block.open_, None)
-            self.dark += _expand(block.net, block.open_, *sums, inner.start, integrals, weights, limits, _REACH)
-        return integrals, weights
+        limits = np.array([gain, dark, self.quanta, self.structure, AGREE, DARKEST])
+        integrals, weights = np.empty_like(block.net), np.empty_like(block.net)
+        _ordinary(block.net, block.open_, integrals, weights, limits)
+        starved = np.isnan(integrals)
+        self.rays += starved[inner].size
+        self.starved += int(starved[inner].sum())
+        self.negative += int((block.net[inner] <= 0).sum())
+        if starved.any():
+            counts = _cumulative(np.where(block.open_ > 0, block.net, 0))
+            _expand(block.net, block.open_, counts, _cumulative(block.open_), integrals, weights, limits, _REACH)
+            guide = uniform_filter(integrals, GUIDE, mode="nearest")
+            expected = block.open_ * np.exp(-guide)
+            integrals[starved] = np.nan
+            lost = _expand(block.net, expected, counts, _cumulative(expected), integrals, weights, limits, _REACH)
+            integrals[starved] += guide[starved]
+            self.dark += int(lost[inner].sum())
+        return integrals[inner], weights[inner]
 
     def record(self) -> Applied:
         return Applied.of(
@@ -94,60 +103,56 @@ class Logarithm:
         )
 
 
-def _cumulative(values: Float32, usable: Any) -> Float64:
+def _cumulative(values: Float32) -> Float64:
     """Summed-volume table with a layer of zeros before each axis: any box sum is eight look-ups."""
     table = np.zeros(tuple(n + 1 for n in values.shape))
     inner = table[1:, 1:, 1:]
-    inner[...] = values if usable is None else np.where(usable, values, 0)
+    inner[...] = values
     for axis in range(3):
         np.cumsum(inner, axis=axis, out=inner)
     return table
 
 
-@nb.njit(cache=True)
-def _ordinary(net: Any, open_: Any, integrals: Any, weights: Any, gain: Any, dark: Any, enough: Any) -> Any:
-    """The logarithm with its own bias taken out; NaN for rays below `enough` quanta. How many these are, and how many
-    are not above zero. A cell that sees no open beam has integral and weight 0."""
-    starved, negative = 0, 0
-    for view in range(net.shape[0]):
+@nb.njit(cache=True, parallel=True)
+def _ordinary(net: Any, open_: Any, integrals: Any, weights: Any, limits: Any) -> None:
+    """The logarithm with its own bias taken out, NaN for starved rays; 0 and weight 0 where a cell sees no beam."""
+    gain, dark, wanted = limits[0], limits[1], limits[2]
+    for view in nb.prange(net.shape[0]):
         for row in range(net.shape[1]):
             for column in range(net.shape[2]):
                 n, beam = float(net[view, row, column]), float(open_[view, row, column])
                 quanta = n * n / (gain * n + dark) if n > 0 else 0.0
-                negative += n <= 0
                 if beam <= 0:
                     integrals[view, row, column] = 0.0
                     weights[view, row, column] = 0.0
-                elif quanta >= enough:
+                elif quanta >= 1.5 * wanted:
                     integrals[view, row, column] = -np.log(n / beam) - 0.5 / quanta
                     weights[view, row, column] = quanta
                 else:
-                    starved += 1
                     integrals[view, row, column] = np.nan
-    return starved, negative
 
 
-@nb.njit(cache=True)
+@nb.njit(cache=True, parallel=True)
 def _expand(
-    net: Any, open_: Any, counts: Any, beams: Any, first: Any, integrals: Any, weights: Any, limits: Any, reach: Any
+    net: Any, open_: Any, counts: Any, beams: Any, integrals: Any, weights: Any, limits: Any, reach: Any
 ) -> Any:
-    """Fill in the starved rays, marked NaN, from expansions about local means; the number of rays without signal.
+    """Fill in the starved rays, marked NaN, from expansions about local means; rays without signal in each view.
 
-    `counts`, `beams` are summed-volume tables of the block, whose view `first` is view 0 of the results.
+    `counts`, `beams` are the summed-volume tables of `net` and `open_`.
     """
     gain, dark = limits[0], limits[1]
-    lost = 0
-    for view in range(integrals.shape[0]):
+    lost = np.zeros(integrals.shape[0], np.int64)
+    for view in nb.prange(integrals.shape[0]):
         for row in range(integrals.shape[1]):
             for column in range(integrals.shape[2]):
                 if np.isnan(integrals[view, row, column]):
-                    place = (first + view, row, column)
+                    place = (view, row, column)
                     integral, centre, floored = _about_means(
                         net[place], open_[place], counts, beams, place, limits, reach
                     )
                     integrals[view, row, column] = integral
                     weights[view, row, column] = centre * centre / (gain * centre + dark)
-                    lost += floored
+                    lost[view] += floored
     return lost
 
 
