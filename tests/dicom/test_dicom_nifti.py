@@ -61,6 +61,10 @@ def test_scaling_of_the_header_is_applied(saved, values, tmp_path):
     np.testing.assert_allclose(read_nifti(tmp_path / "scaled.nii").values, stored.T, atol=1e-4)
 
 
+def test_a_fourth_axis_of_one_is_dropped(saved, values):
+    np.testing.assert_array_equal(read_nifti(saved(values[..., None])).values, values.T)
+
+
 def test_vendors_padding_is_not_valid(saved, values):
     values[0, :, :] = -2048
     values[1, 2, 3] = -3024

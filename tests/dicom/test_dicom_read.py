@@ -192,6 +192,17 @@ def test_noise_below_air_is_measured(foreign, rng):
     np.testing.assert_array_equal(series.volume.values[0], values)
 
 
+def test_a_round_field_is_told_by_all_four_corners(foreign, rng):
+    """Three corners alike may be chance; then the few voxels with that value stay measured."""
+    values, _outside, images = padded_images(-1500, 0, rng)
+    values[:, 20, 20] = -990
+    for image, changed in zip(images, values, strict=True):
+        image.PixelData = changed.astype("<i2").tobytes()
+    series = read_series(foreign(images))
+    assert series.volume.valid is None
+    np.testing.assert_array_equal(series.volume.values, values)
+
+
 @pytest.mark.parametrize("intercept", [0, -1024, -8192])
 def test_unsigned_values_and_any_intercept(intercept, foreign, rng):
     values = rng.integers(0, 4096, (6, 9), np.uint16)

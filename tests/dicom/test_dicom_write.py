@@ -101,6 +101,8 @@ def test_an_oblique_volume_keeps_its_places(gantry_volume, tmp_path, now):
     volume = Volume(values, oblique, "HU", "patient")
     files = write_series(volume, tmp_path / "out", study=Study(), provenance=Provenance("scan"), now=now)
     np.testing.assert_allclose(brightest_mm(files), oblique.position_mm((1, 4, 2)), atol=1e-9)
+    cosines = pydicom.dcmread(files[0]).ImageOrientationPatient
+    assert min(cosines[0], cosines[4]) == pytest.approx(np.cos(angle))  # still towards L and P, leaning as it was
 
 
 def test_hounsfield_values_are_stored_to_half_a_unit(gantry_volume, provenance, patient, tmp_path, now):
@@ -126,6 +128,24 @@ def test_attenuation_is_stored_in_a_decimal_step_and_says_its_unit(gantry_volume
     assert mapping.MeasurementUnitsCodeSequence[0].CodeValue == "/mm"
     assert mapping.RealWorldValueSlope == step
     assert image.VOILUTFunction == "LINEAR_EXACT"  # LINEAR cannot have a width below 1
+
+
+def test_the_window_of_attenuation_is_its_whole_measured_range(gantry_volume, provenance, patient, tmp_path, now):
+    values = np.full(gantry_volume.values.shape, 0.02, np.float32)
+    values[0, 0, :3] = 0.01, 0.06, 9.0
+    valid = values < 1
+    volume = dataclasses.replace(gantry_volume, values=values, quantity="1/mm", valid=valid).place("HFS", ORIGIN)
+    image = pydicom.dcmread(write_series(volume, tmp_path / "o", study=patient, provenance=provenance, now=now)[0])
+    assert (image.WindowCenter, image.WindowWidth) == (pytest.approx(0.035), pytest.approx(0.05))
+
+
+def test_an_image_of_nothing_can_be_written(gantry_volume, provenance, patient, tmp_path, now):
+    for count, valid in enumerate((None, np.zeros(gantry_volume.values.shape, np.bool_))):
+        nothing = np.zeros(gantry_volume.values.shape, np.float32)
+        volume = dataclasses.replace(gantry_volume, values=nothing, quantity="1/mm", valid=valid).place("HFS", ORIGIN)
+        made = write_series(volume, tmp_path / str(count), study=patient, provenance=provenance, now=now)
+        image = pydicom.dcmread(made[0])
+        assert (float(image.RescaleSlope), float(image.WindowWidth)) == (1e-6, 1e-6)
 
 
 def test_what_was_not_measured_is_stored_as_padding(gantry_volume, provenance, patient, tmp_path, now):
