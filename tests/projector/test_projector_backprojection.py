@@ -218,6 +218,14 @@ def test_views_may_come_in_pieces(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(pieces.image(), whole, rtol=geometry.views * 2.0**-23)
 
 
+def test_a_grid_of_many_tiles_holds_the_same_voxels(rng: np.random.Generator) -> None:
+    geometry, wide = flat_scan(), Grid.centred((19, 35, 51), (1.3, 1.1, 0.9), (9.0, 3.5, -14.0))
+    part = replace(wide, shape=(19, 4, 3), first_voxel_mm=wide.position_mm((0, 30, 46)))
+    projections = rng.random(geometry.shape, dtype=np.float32)
+    whole, piece = backproject(projections, geometry, wide), backproject(projections, geometry, part)
+    np.testing.assert_allclose(whole[:, 30:34, 46:49], piece, rtol=1e-4, atol=1e-5)
+
+
 def test_the_image_does_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:
     geometry, grid = flat_scan(), Grid.centred((19, 35, 51), (1.3, 1.1, 0.9), (9.0, 3.5, -14.0))
     projections = rng.random(geometry.shape, dtype=np.float32)

@@ -123,6 +123,18 @@ def test_constant_data_give_pi_wherever_all_directions_were_seen() -> None:
     np.testing.assert_allclose(result.values, 2.5 * np.pi / HALF_TURN * result.seen, rtol=1e-4)
 
 
+def test_a_grid_of_many_tiles_holds_the_same_voxels(rng: np.random.Generator) -> None:
+    """Nothing is carried from one tile of voxel columns to the next."""
+    where = scan(gantry())
+    data = ConeParallelData(where, np.linspace(0.2, 1.0, 9, dtype=np.float32))
+    data.store(rng.random(where.shape[1:], dtype=np.float32))
+    wide = Grid.centred((21, 23, 37), (1.1, 1.9, 1.7), (-4.0, -1.7, 6.0))
+    part = replace(wide, shape=(21, 3, 4), first_voxel_mm=wide.position_mm((0, 18, 29)))
+    whole, piece = backproject_helical(data, wide), backproject_helical(data, part)
+    np.testing.assert_allclose(whole.values[:, 18:21, 29:33], piece.values, rtol=1e-4)
+    np.testing.assert_array_equal(whole.seen[:, 18:21, 29:33], piece.seen)
+
+
 def test_slices_beyond_the_ends_of_the_scan_are_not_seen() -> None:
     where = scan(gantry())
     data = ConeParallelData(where, np.ones(9, np.float32))
