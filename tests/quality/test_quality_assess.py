@@ -174,6 +174,18 @@ def test_a_rod_with_its_length_is_measured_as_a_cylinder(image: Volume) -> None:
     assert value(found, "ttf_f50_plus") == pytest.approx(0.18739 / SIGMA_MM, rel=0.03)
 
 
+def test_a_slab_thinner_than_the_insert_is_measured_over_its_slices(image: Volume) -> None:
+    """Three slices, 4.5 mm, of a ball of 6.3 mm: the inscribed cylinder, not one voxel of which leaves the ball."""
+    slab = Volume(image.values[10:13].copy(), image.grid.slab(10, 13), "HU")
+    centre = (-38.0, float(slab.grid.centre_mm[1]), 22.0)
+    found = inserts.measure(slab, (phantom.Insert("plus", centre, 9.0, "water*1.3"),))
+    settings = dict(found.figures[0].settings)
+    assert settings["shape"] == "cylinder"
+    assert settings["radius_mm"] == pytest.approx(np.sqrt(6.3**2 - 2.25**2))
+    assert found.figures[0].value == pytest.approx(300, abs=2)
+    assert found.transfers[0][1].slices == 3
+
+
 def test_a_ball_is_no_rod() -> None:
     grid = Grid.centred((40, 100, 110), (1.0, 0.9, 0.9))
     p = points(grid)

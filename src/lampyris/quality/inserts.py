@@ -49,10 +49,11 @@ def slug(name: str) -> str:
 def measure(volume: Volume, inserts: Sequence[Insert | Rod], truth: Volume | None = None) -> Found:
     """Everything that can be told of inserts at known places, in the volume's own frame.
 
-    HU: mean over the inner 0.7 radii, a ball (a cylinder of 0.8 lengths for a `Rod`); with the expected value, which
-    comes from the rod, from the truth, or from a material that is the same in every beam (air, water and water at
-    another density), also its error. Uniformity: largest |edge − centre| of inserts called "… centre", "… right" and so
-    on. Transfer functions where an insert proves to be a rod in a flat background, or a wire thinner than a pixel.
+    HU: mean over the inner 0.7 radii, a ball (a cylinder for a `Rod`, and where the image is thinner than the ball).
+    Where the expected value is told by the rod, the truth, or a material that is the same in every beam (air, water and
+    water at another density), also its error. Uniformity: largest |edge − centre| of inserts called "… centre",
+    "… right" and so on. Transfer functions where an insert proves to be a rod in a flat background, or a wire thinner
+    than a pixel.
     `truth` lies on the volume's grid.
     """
     figures: list[Figure] = []
@@ -68,7 +69,7 @@ def measure(volume: Volume, inserts: Sequence[Insert | Rod], truth: Volume | Non
                 goal = _titled(name, "f50")
                 transfers.append((name, _wire(volume, insert)))
                 continue
-            core = _core(insert)
+            core = _core(volume, insert)
             inner = statistics(volume, core)
             means[insert.name] = inner.mean
             figures += _hu(name, inner, core, _expected(insert, core, truth, volume.quantity), volume.quantity)
@@ -100,10 +101,23 @@ def expected_hu(material: str) -> float | None:
     return None
 
 
-def _core(insert: Insert | Rod) -> Sphere | Cylinder:
+def _core(volume: Volume, insert: Insert | Rod) -> Sphere | Cylinder:
+    """What is measured of an insert: of a ball that is taller than the image, the cylinder inscribed in its slices."""
+    axis = _normal(volume)
+    radius = CORE * insert.radius_mm
     if isinstance(insert, Rod):
-        return Cylinder(insert.centre_mm, CORE * insert.radius_mm, 0.8 * insert.length_mm)
-    return Sphere(insert.centre_mm, CORE * insert.radius_mm)
+        return Cylinder(insert.centre_mm, radius, 0.8 * insert.length_mm, axis)
+    here = float(volume.grid.index(insert.centre_mm)[0])
+    half = (min(here, volume.grid.shape[0] - 1 - here) + 0.5) * volume.grid.spacing_mm[0]
+    if 0 < half < radius:
+        return Cylinder(insert.centre_mm, float(np.sqrt(radius**2 - half**2)), 2 * half, axis)
+    return Sphere(insert.centre_mm, radius)
+
+
+def _normal(volume: Volume) -> tuple[float, float, float]:
+    """Direction of the slices' normal."""
+    x, y, z = (float(each) for each in volume.grid.axes[0])
+    return x, y, z
 
 
 def _expected(
@@ -162,10 +176,8 @@ def _profile(volume: Volume, centre_mm: tuple[float, float, float], radius_mm: f
     Raises InputError where the ring leaves the image.
     """
     grid = volume.grid
-    normal = grid.axes[0]
     outer = 1.6 * radius_mm + 2 * max(grid.spacing_mm[1:])
-    axis = (float(normal[0]), float(normal[1]), float(normal[2]))
-    window = bounds(grid, Cylinder(centre_mm, outer, grid.spacing_mm[0], axis))
+    window = bounds(grid, Cylinder(centre_mm, outer, grid.spacing_mm[0], _normal(volume)))
     here = round(float(grid.index(centre_mm)[0]))
     offset = positions(grid, (slice(here, here + 1), window[1], window[2]))[0] - np.asarray(centre_mm)
     distance = np.hypot(offset @ grid.axes[1], offset @ grid.axes[2])
@@ -199,7 +211,7 @@ def _as_rod(volume: Volume, insert: Insert | Rod, inner_mean: float) -> Cylinder
     grid = volume.grid
     if insert.radius_mm < 5 * max(grid.spacing_mm[1:]):
         return None
-    axis = (float(grid.axes[0][0]), float(grid.axes[0][1]), float(grid.axes[0][2]))
+    axis = _normal(volume)
     if isinstance(insert, Rod):
         return Cylinder(insert.centre_mm, insert.radius_mm, insert.length_mm, axis)
     signal, here, noise = _profile(volume, insert.centre_mm, insert.radius_mm)
@@ -224,8 +236,7 @@ def _as_rod(volume: Volume, insert: Insert | Rod, inner_mean: float) -> Cylinder
 def _flat_around(volume: Volume, insert: Insert, slices: slice, contrast: float, inner_mean: float) -> bool:
     """Whether eight sectors of the ring 1.2…1.8 radii about an insert agree, and differ from its inside."""
     grid = volume.grid
-    axis = (float(grid.axes[0][0]), float(grid.axes[0][1]), float(grid.axes[0][2]))
-    window = bounds(grid, Cylinder(insert.centre_mm, 1.8 * insert.radius_mm, grid.spacing_mm[0], axis))
+    window = bounds(grid, Cylinder(insert.centre_mm, 1.8 * insert.radius_mm, grid.spacing_mm[0], _normal(volume)))
     offset = positions(grid, window)[0] - np.asarray(insert.centre_mm)
     down, right = offset @ grid.axes[1], offset @ grid.axes[2]
     distance = np.hypot(down, right) / insert.radius_mm
@@ -239,7 +250,7 @@ def _flat_around(volume: Volume, insert: Insert, slices: slice, contrast: float,
 def _wire(volume: Volume, insert: Insert | Rod) -> resolution.Transfer:
     """Transfer function of a wire thinner than a pixel, over the slices in which it shows."""
     grid = volume.grid
-    axis = (float(grid.axes[0][0]), float(grid.axes[0][1]), float(grid.axes[0][2]))
+    axis = _normal(volume)
     if isinstance(insert, Rod):
         place = Cylinder(insert.centre_mm, 2.0, insert.length_mm, axis)
     else:
