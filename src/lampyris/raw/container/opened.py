@@ -83,7 +83,7 @@ class Opened:
             raise FormatError(f"{self.name} is a zip without {ROOT}: not a raw scan of Lampyris?")
         try:
             manifest = dict(json.loads(self.store.read(ROOT))["attributes"]["lampyris"])
-            sha256 = manifest.pop("sha256")
+            sha256, found = manifest.pop("sha256"), sha256_of_json(manifest)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FormatError(
                 f"{self.name}: {ROOT} holds no manifest of Lampyris ({error!r}): another Zarr, or tampered with?"
@@ -94,7 +94,7 @@ class Opened:
             raise FormatError(
                 f"{self.name} has version {manifest['version']}, this program reads up to {VERSION}: update Lampyris"
             )
-        if sha256_of_json(manifest) != sha256:
+        if found != sha256:
             raise FormatError(f"{self.name}: the manifest differs from its digest: tampered with?")
         return manifest
 
@@ -125,6 +125,7 @@ class Opened:
 
 
 def sha256_of_json(value: dict[str, Any]) -> str:
+    """SHA-256 of the canonical text; ValueError where a value is NaN or infinite."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
