@@ -3,7 +3,7 @@
 Photons that scatter once about the forward direction in front of cell x′ number about n₀(x′)·t·(−ln t), with t the
 primary transmission: the potential. They spread over the detector, so that the scatter is
 
-    S = ratio · n₀·t^transmission_power·(−ln t)^path_power ⊗ G,     G Gaussian, `sigma_mm` at the detector, sum 1,
+    S = ratio · n₀·t^transmission_power·(−ln t)^path_power ⊗ G,   G Gaussian, `sigma_mm` scaled to the isocentre, sum 1,
 
 and the primary is found from measured = n₀·t + S by fixed-point iterations. Love & Kruger 1987, Med. Phys. 14:178;
 Ohnesorge et al. 1999, Eur. Radiol. 9:563 (eq. 4–6, the potential); parameters depend on the scanner's collimation and
@@ -11,7 +11,7 @@ grid and are part of the recipe. S is smooth: the potential is convolved in bins
 from the counts as they are, negative ones too, so that the logarithm that follows sees the noise unchanged.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -28,30 +28,30 @@ class Scatter:
     """The kernel, and the scatter-to-open-beam ratios it found."""
 
     ratio: float
-    sigma_mm: tuple[float, float]
+    sigma_mm: float
     transmission_power: float
     path_power: float
     iterations: int
     cell_mm: tuple[float, float]
     largest: float = 0.0
-    total: float = field(default=0.0)
+    total: float = 0.0
     cells: int = 0
 
     @staticmethod
     def of(geometry: Geometry, step: Step) -> "Scatter":
-        """Settings: `ratio` of scatter to potential (0.05), `sigma_mm` at the detector (60), `transmission_power` (1),
+        """Settings: `ratio` of scatter to potential (0.04), `sigma_mm` at the isocentre (70), `transmission_power` (1),
         `path_power` (1), `iterations` (4)."""
-        chosen = settings(step, ratio=0.05, sigma_mm=60.0, transmission_power=1.0, path_power=1.0, iterations=4)
+        chosen = settings(step, ratio=0.04, sigma_mm=70.0, transmission_power=1.0, path_power=1.0, iterations=4)
         sigma = float(chosen["sigma_mm"])
         if not (0 <= chosen["ratio"] < 1 and sigma > 0 and chosen["iterations"] >= 1):
             raise RecipeError(
                 f"scatter: ratio {chosen['ratio']} must lie in 0…1, sigma_mm {sigma} and iterations"
                 f" {chosen['iterations']} above 0"
             )
-        return Scatter(
-            float(chosen["ratio"]), (sigma, sigma), float(chosen["transmission_power"]),
-            float(chosen["path_power"]), int(chosen["iterations"]), geometry.cell_mm,
-        )  # fmt: skip
+        scale = magnification(geometry)
+        row_mm, column_mm = (each / scale for each in geometry.cell_mm)
+        powers = float(chosen["transmission_power"]), float(chosen["path_power"])
+        return Scatter(float(chosen["ratio"]), sigma, *powers, int(chosen["iterations"]), (row_mm, column_mm))
 
     def apply(self, block: Block) -> None:
         for net, open_ in zip(block.net, block.open_, strict=True):
@@ -64,8 +64,8 @@ class Scatter:
 
     def estimate(self, net: Float32, open_: Float32) -> Float32:
         """Scatter of one view in counts, (rows, columns)."""
-        bins = [max(1, min(int(s / c / 4), n)) for s, c, n in zip(self.sigma_mm, self.cell_mm, net.shape, strict=True)]
-        sigma = [s / c / b for s, c, b in zip(self.sigma_mm, self.cell_mm, bins, strict=True)]
+        bins = [max(1, min(int(self.sigma_mm / c / 4), n)) for c, n in zip(self.cell_mm, net.shape, strict=True)]
+        sigma = [self.sigma_mm / c / b for c, b in zip(self.cell_mm, bins, strict=True)]
         beam: Float32 = np.maximum(open_, np.float32(1e-30))
         scatter = np.zeros_like(net)
         for _ in range(self.iterations):
@@ -83,13 +83,21 @@ class Scatter:
         return Applied.of(
             "scatter",
             ratio=self.ratio,
-            sigma_mm=list(self.sigma_mm),
+            sigma_mm=self.sigma_mm,
             transmission_power=self.transmission_power,
             path_power=self.path_power,
             iterations=self.iterations,
             mean_scatter_to_air=self.total / max(self.cells, 1),
             largest_scatter_to_air=self.largest,
         )
+
+
+def magnification(geometry: Geometry) -> float:
+    """Distance of detector over that of the axis of rotation from the focal spot, in the first view; 1 if parallel."""
+    if geometry.parallel:
+        return 1.0
+    source = geometry.source[0]
+    return float(np.linalg.norm(geometry.detector[0] - source) / np.hypot(source[0], source[2]))
 
 
 def _binned(values: Float32, size: int, axis: int) -> Float32:
