@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lampyris.model import PATIENT_POSITIONS, Grid, InputError, Volume, patient_axes
+from lampyris.model.volume import DEFAULT_AXES
 
 # Written out by hand from where the body lies: (patient left, posterior, superior) in the room's x, y, z.
 LYING = {
@@ -69,3 +70,17 @@ def test_wrong_dtype_and_wrong_shape_are_refused():
         Volume(np.zeros((3, 5, 7)), grid, "HU")
     with pytest.raises(InputError, match=r"\(3, 7, 5\)"):
         Volume(np.zeros((3, 7, 5), np.float32), grid, "HU")
+
+
+@pytest.mark.parametrize("position", PATIENT_POSITIONS)
+def test_a_lifted_patient_runs_along_the_gantry_again_with_every_voxel_in_its_place(position, rng):
+    values = rng.normal(size=(3, 5, 7)).astype(np.float32)
+    axes = patient_axes("HFS")[[2, 1, 0]] @ np.eye(3)  # a DICOM page: slices S, rows P, columns L in some patient axes
+    volume = Volume(values, Grid((3, 5, 7), (2.0, 1.5, 0.5), np.array([4.0, -7.0, 30.0]), axes), "HU", "patient")
+    lifted = volume.lift(position, (1.0, 2.0, 3.0))
+    turned = lifted.along(DEFAULT_AXES)
+    np.testing.assert_allclose(np.abs(turned.grid.axes), np.abs(DEFAULT_AXES), atol=1e-12)
+    np.testing.assert_allclose(turned.grid.axes, DEFAULT_AXES, atol=1e-12)
+    for index in ((0, 0, 0), (1, 2, 3), (2, 4, 1)):
+        there = tuple(np.rint(turned.grid.index(lifted.grid.position_mm(index))).astype(int))
+        assert turned.values[there] == values[index]

@@ -24,7 +24,7 @@ from pydicom.uid import (
 from lampyris.dicom import header, nifti
 from lampyris.dicom.source import DECODING_ERRORS, Contents, Entry, open_source, text, unquoted
 from lampyris.dicom.stack import Frame, Stack, stack, straightened
-from lampyris.dicom.voxels import AIR_HU, Rescale, contiguous, padded, upright
+from lampyris.dicom.voxels import AIR_HU, Rescale, padded, upright
 from lampyris.model import Acquisition, Float64, FormatError, Progress, SeriesError, Study, Volume, silent
 from lampyris.model.volume import Quantity
 
@@ -58,9 +58,9 @@ def subject(path: Path | str, *, series_uid: str | None = None, progress: Progre
     if path.name.lower().endswith((".nii", ".nii.gz")):
         volume = nifti.read_nifti(path)
         note = "NIfTI says nothing of the acquisition: HFS assumed"
-        return Series(contiguous(upright(volume)), Study(), Acquisition(), notes=(note,))
+        return Series(upright(volume), Study(), Acquisition(), notes=(note,))
     series = read_series(path, series_uid=series_uid, progress=progress)
-    return replace(series, volume=contiguous(upright(series.volume)))
+    return replace(series, volume=upright(series.volume))
 
 
 def read_series(

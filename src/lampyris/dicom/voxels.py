@@ -3,9 +3,8 @@
 Source: DICOM PS3.3 C.7.6.3 (Image Pixel), C.8.2.1 (CT Image: rescale), C.7.5.1.1.2 (Pixel Padding Value).
 """
 
-import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from lampyris.dicom.header import code, put
-from lampyris.model import Grid, InputError, Volume
+from lampyris.model import InputError, Volume
 from lampyris.model.volume import Quantity
 
 LOWEST, HIGHEST = -32767, 32767
@@ -40,29 +39,7 @@ def upright(volume: Volume) -> Volume:
     """
     if volume.frame != "patient":
         raise InputError("the volume is in the gantry frame: place it in the patient first (Volume.place)")
-    grid = volume.grid
-    toward = grid.axes @ _LPS_PAGE.T
-    order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(toward[p[k], k]) for k in range(3)))
-    backwards = [toward[order[k], k] < 0 for k in range(3)]
-    corner = np.zeros(3)
-    for k in range(3):
-        corner[order[k]] = grid.shape[order[k]] - 1 if backwards[k] else 0
-    flip = tuple(slice(None, None, -1 if back else 1) for back in backwards)
-    signs = np.where(backwards, -1.0, 1.0)[:, None]
-    turned = Grid(
-        (grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]),
-        (grid.spacing_mm[order[0]], grid.spacing_mm[order[1]], grid.spacing_mm[order[2]]),
-        grid.position_mm(corner),
-        grid.axes[list(order)] * signs,
-    )
-    valid = None if volume.valid is None else volume.valid.transpose(order)[flip]
-    return replace(volume, values=volume.values.transpose(order)[flip], grid=turned, valid=valid)
-
-
-def contiguous(volume: Volume) -> Volume:
-    """The same volume in C order, copied only where it is not."""
-    valid = None if volume.valid is None else np.ascontiguousarray(volume.valid)
-    return replace(volume, values=np.ascontiguousarray(volume.values), valid=valid)
+    return volume.along(_LPS_PAGE)
 
 
 @dataclass(frozen=True, slots=True)

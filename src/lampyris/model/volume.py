@@ -4,6 +4,7 @@ Arrays are (slices, rows, columns). In the gantry frame (IEC 61217 fixed, carrie
 slices +y, rows −z, columns +x: already a head-first supine DICOM stack. Source: IEC 61217; DICOM PS3.3 C.7.3.1.1.2.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -128,6 +129,28 @@ class Volume:
             raise InputError(f"valid is {self.valid.dtype} {self.valid.shape}, expected bool {values.shape}")
         if self.quantity not in ("HU", "1/mm") or self.frame not in ("gantry", "patient"):
             raise InputError(f"quantity {self.quantity!r}, frame {self.frame!r}: not HU | 1/mm and gantry | patient")
+
+    def along(self, axes: Float64) -> "Volume":
+        """The same voxels in C order, re-indexed so that slices, rows and columns run most towards those three axes.
+
+        `axes` (3, 3) unit vectors in this volume's frame. Only transposes and reversals: nothing is resampled and
+        every voxel stays where it is.
+        """
+        grid = self.grid
+        toward = grid.axes @ np.asarray(axes).T
+        order = max(itertools.permutations(range(3)), key=lambda p: sum(abs(toward[p[k], k]) for k in range(3)))
+        backwards = np.array([toward[order[k], k] < 0 for k in range(3)])
+        corner = np.zeros(3)
+        corner[list(order)] = np.where(backwards, np.asarray(grid.shape)[list(order)] - 1, 0)
+        flip = tuple(slice(None, None, -1 if back else 1) for back in backwards)
+        turned = Grid(
+            (grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]),
+            (grid.spacing_mm[order[0]], grid.spacing_mm[order[1]], grid.spacing_mm[order[2]]),
+            grid.position_mm(corner),
+            grid.axes[list(order)] * np.where(backwards, -1.0, 1.0)[:, None],
+        )
+        valid = None if self.valid is None else np.ascontiguousarray(self.valid.transpose(order)[flip])
+        return replace(self, values=np.ascontiguousarray(self.values.transpose(order)[flip]), grid=turned, valid=valid)
 
     def place(self, PatientPosition: str, origin_mm: object) -> "Volume":
         """This gantry volume in patient coordinates, no voxel touched.
