@@ -101,12 +101,12 @@ def _numbers(plan: Plan) -> Float64:
 # ---- the walk over voxel columns
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _view(numbers):  # type: ignore[no-untyped-def]
     return ray.View(*to_fixed_tuple(numbers, _FIELDS))
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _corners(walk, view, r0, c0, edges):  # type: ignore[no-untyped-def]
     """Column coordinates of the (TILE + 1)² corners of a tile's voxels."""
     for i in range(min(TILE, walk.high - r0) + 1):
@@ -116,7 +116,7 @@ def _corners(walk, view, r0, c0, edges):  # type: ignore[no-untyped-def]
             edges[i, j] = ray.column(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _meeting(walk, view, edges, r0, c0, i, j):  # type: ignore[no-untyped-def]
     """How the voxel column (i, j) of a tile meets the detector: corners in columns, chord, first edge in rows, step."""
     corners = ray.ascending(edges[i, j], edges[i, j + 1], edges[i + 1, j], edges[i + 1, j + 1])
@@ -126,7 +126,7 @@ def _meeting(walk, view, edges, r0, c0, i, j):  # type: ignore[no-untyped-def]
     return corners, ray.chord(walk.kind, view, r, c, walk.height, walk.width), origin - 0.5 * step, step
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _weights(corners, first, factor):  # type: ignore[no-untyped-def]
     """Shares of up to four detector columns in the voxel's shadow, times `factor`."""
     at = ray.trapezoid_below(first, corners)
@@ -142,7 +142,7 @@ def _weights(corners, first, factor):  # type: ignore[no-untyped-def]
     )
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
     """fine[n] = sum of the `parts` entries from n·parts on, for n < count."""
     for n in range(count):
@@ -152,7 +152,7 @@ def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
         fine[n] = total
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _spread_column(walk, meeting, runs, run, out, out_at, fine):  # type: ignore[no-untyped-def]
     """Add one voxel column, whose values begin at runs[run], to the projections of one view at out[out_at]."""
     corners, chord, top, step = meeting
@@ -180,7 +180,7 @@ def _spread_column(walk, meeting, runs, run, out, out_at, fine):  # type: ignore
         first += some
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _gather_column(walk, meeting, out, out_at, runs, run, line, fine):  # type: ignore[no-untyped-def]
     """Add to one voxel column at out[out_at] what one view, whose rows begin at runs[run], gives back."""
     corners, chord, top, step = meeting
@@ -208,7 +208,7 @@ def _gather_column(walk, meeting, out, out_at, runs, run, line, fine):  # type: 
         first += some
 
 
-@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _forward(walk, numbers, mirrored, runs, projections, block):  # type: ignore[no-untyped-def]
     per_view = walk.columns * walk.row_run
     for b in nb.prange((len(numbers) + block - 1) // block):
@@ -230,7 +230,7 @@ def _forward(walk, numbers, mirrored, runs, projections, block):  # type: ignore
             _view_out(walk, _view(numbers[v]), mirrored[v], out[(v - first) * per_view :], projections[v])
 
 
-@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _adjoint(walk, numbers, runs, image):  # type: ignore[no-untyped-def]
     per_view = walk.columns * walk.row_run
     tiles_r, tiles_c = (walk.high + TILE - 1) // TILE, (walk.wide + TILE - 1) // TILE
@@ -257,7 +257,7 @@ def _adjoint(walk, numbers, runs, image):  # type: ignore[no-untyped-def]
 # ---- between arrays as everybody knows them and runs along the axis: read along, write across
 
 
-@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _image_in(walk, image, runs):  # type: ignore[no-untyped-def]
     """Image (slices, rows, columns) → runs of slices, the padding between them left zero."""
     for r in nb.prange(walk.high):
@@ -267,7 +267,7 @@ def _image_in(walk, image, runs):  # type: ignore[no-untyped-def]
                 runs[first + c * walk.image_run + k] = image[k, r, c]
 
 
-@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _projections_in(walk, numbers, mirrored, projections, runs):  # type: ignore[no-untyped-def]
     """Projections (views, rows, columns) → runs of rows, times 1/cos θ."""
     for v in nb.prange(len(numbers)):
@@ -281,7 +281,7 @@ def _projections_in(walk, numbers, mirrored, projections, runs):  # type: ignore
                 runs[first + c * walk.row_run] = source[c] * factor
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _view_out(walk, view, mirrored, runs, projection):  # type: ignore[no-untyped-def]
     """Runs of rows → one projection (rows, columns), times 1/cos θ."""
     lengths = _lengths(walk, view)
@@ -292,7 +292,7 @@ def _view_out(walk, view, mirrored, runs, projection):  # type: ignore[no-untype
             target[c] = runs[c * walk.row_run + row] * factor
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _lengths(walk, view):  # type: ignore[no-untyped-def]
     """Transaxial length of the rays to every column's middle."""
     lengths = np.empty(walk.columns)
