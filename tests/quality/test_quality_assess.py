@@ -277,6 +277,40 @@ def test_a_mirrored_image_is_caught(image: Volume, axes: tuple[int, ...]) -> Non
     assert truth.mirrored(image, image) is None
 
 
+def test_a_truth_that_knows_only_a_part_still_tells_a_mirror_image(image: Volume) -> None:
+    values = image.values.copy()
+    values[:, :, :40] = np.nan
+    part = Volume(values, image.grid, "HU", valid=np.isfinite(values))
+    flipped = dataclasses.replace(image, values=np.flip(image.values, 1).copy())
+    assert truth.mirrored(flipped, part) == "rows"
+    assert truth.mirrored(image, part) is None
+
+
+def test_a_symmetric_truth_accuses_nobody() -> None:
+    grid = Grid.centred((8, 64, 64), (4.0, 4.0, 4.0))
+    p = points(grid)
+    values = np.where(np.hypot(p[..., 0], p[..., 2]) < 90, 0, -1000).astype(np.float32)
+    even = Volume(values, grid, "HU")
+    noisy = values + 30 * np.random.default_rng(2).standard_normal(values.shape).astype(np.float32)
+    assert truth.mirrored(Volume(noisy, grid, "HU"), even) is None
+
+
+def test_a_truth_is_only_compared_where_it_reaches(image: Volume) -> None:
+    """The truth covers the lower half of the slices; the other half is wrong by 500 HU and is not counted."""
+    half = Volume(image.values[:12].copy(), image.grid.slab(0, 12), "HU")
+    wrong = image.values.copy()
+    wrong[12:] += 500
+    found = quality.assess(Volume(wrong, image.grid, "HU"), truth=half)
+    assert value(found, "bias_body") == pytest.approx(0, abs=1e-3)
+
+
+def test_a_place_in_an_organ_is_no_rod(image: Volume) -> None:
+    """Half of the ring about it lies in the water, half in air: an edge, but of the body."""
+    found = inserts.measure(image, (phantom.Insert("skin", (0.0, 10.0, 94.0), 5.0, "x"),))
+    assert not found.transfers
+    assert not found.missing
+
+
 def test_a_truth_of_another_kind_or_place_is_refused(image: Volume) -> None:
     with pytest.raises(InputError, match="convert one of them"):
         quality.assess(image, truth=Volume(image.values, image.grid, "1/mm"))

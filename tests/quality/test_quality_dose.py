@@ -65,6 +65,20 @@ def test_padding_cuts_the_body_too() -> None:
     assert cut.mean_mm < 240
 
 
+def test_slices_beside_the_body_do_not_count() -> None:
+    """The mean is that of the two slices that hold the cylinder, and so is the SSDE."""
+    volume = cylinder(250.0)
+    values = volume.values.copy()
+    values[1] = -1000
+    found = size(Volume(values, volume.grid, "HU"))
+    assert found.occupied.tolist() == [True, False, True]
+    assert found.water_equivalent_mm[1] == 0
+    assert found.mean_mm == pytest.approx(250.0, rel=1e-3)
+    figures, _ = dose.figures(dose.Output(10.0, 320, None), found, 2.5)
+    ssde = next(figure for figure in figures if figure.name == "ssde")
+    assert ssde.value == pytest.approx(10 * dose.size_factor(25.0, phantom_mm=320), rel=1e-3)
+
+
 def test_an_empty_image_has_no_size() -> None:
     volume = cylinder(250.0, hu=-1000.0)
     found = size(volume)

@@ -120,6 +120,7 @@ def test_patches_come_from_where_they_are_asked() -> None:
         (np.zeros((3, 8, 9)), "expected \\(patches, size, size\\)"),
         (np.zeros((3, 6, 6)), "size ≥ 8"),
         (np.full((1, 8, 8), np.nan), "NaN"),
+        (np.where(np.arange(64).reshape(1, 8, 8) == 9, np.inf, 0.0), "NaN or infinity"),
     ],
 )
 def test_bad_patches_are_refused(patches: np.ndarray, story: str) -> None:

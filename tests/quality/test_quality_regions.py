@@ -129,6 +129,21 @@ def test_the_body_is_found_with_lungs_and_arm_but_without_table(rng: np.random.G
     assert lung_ml == pytest.approx(2 * np.pi * 42 * 65 * 60 / 1000, rel=0.05)
 
 
+def test_small_and_thin_things_beside_the_body_are_dropped() -> None:
+    """A tube of 4 mm touching the skin is opened away; a swab of 15 × 15 mm is below 300 mm²; both at 1 mm blocks."""
+    grid = Grid.centred((2, 160, 170), (3.0, 1.0, 1.0))
+    p = points(grid)
+    values = np.where(np.hypot(p[..., 0], p[..., 2]) < 40, 0.0, -1000.0).astype(np.float32)
+    alone = values.copy()
+    values[(np.abs(p[..., 2]) < 2) & (p[..., 0] > 0) & (p[..., 0] < 75)] = 100
+    values[(np.abs(p[..., 0]) < 7.5) & (np.abs(p[..., 2] - 60) < 7.5)] = 100
+    with_tube, without = (
+        regions.body(regions.coarse(Volume(each, grid, "HU"), 1.0)).sum(axis=(1, 2)) for each in (values, alone)
+    )
+    np.testing.assert_allclose(with_tube, without, rtol=0.01)
+    np.testing.assert_allclose(without, np.pi * 40**2, rtol=0.01)
+
+
 def test_a_hollow_cylinder_has_no_lungs() -> None:
     values = torso().values.copy()
     values[values == -860] = -1000
