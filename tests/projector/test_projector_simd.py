@@ -40,7 +40,7 @@ def table(rng: np.random.Generator) -> np.ndarray:
     return values
 
 
-@pytest.mark.parametrize("step", [0.0, 0.31, 1.0, 1.37, 1.9999, 2.0, 2.0001, 7.3])
+@pytest.mark.parametrize("step", [0.0, 0.31, 1.0, 1.37, 1.9999, 2.0, 2.0001, 2.5, 7.3])
 @pytest.mark.parametrize(("start", "stop"), [(0, 16), (0, 48), (3, 4), (5, 16), (7, 39), (16, 33), (21, 21), (30, 101)])
 def test_interpolation_adds_in_the_run_and_nowhere_else(
     step: float, start: int, stop: int, table: np.ndarray, rng: np.random.Generator
