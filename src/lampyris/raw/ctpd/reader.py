@@ -8,6 +8,7 @@ Units of exposure: mAs of the view where tube current and rotation time are in t
 
 import contextlib
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels import pixel_array
 
 from lampyris.model import (
@@ -381,6 +382,6 @@ def _parsing(name: str) -> Iterator[None]:
         raise StorageError(f"{name} cannot be read ({error.strerror or error})") from error
     except (
         ValueError, TypeError, KeyError, AttributeError, IndexError, NotImplementedError, RuntimeError, OverflowError,
-        AssertionError, MemoryError, struct.error,
+        AssertionError, MemoryError, struct.error, zlib.error, BytesLengthException,
     ) as error:  # fmt: skip
         raise FormatError(f"{name} cannot be parsed as DICOM ({error}): truncated or damaged?") from error
