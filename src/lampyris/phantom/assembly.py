@@ -79,12 +79,30 @@ class Phantom:
 def path_lengths_mm(phantom: Phantom, geometry: Geometry, views: slice = slice(None)) -> dict[str, Float32]:
     """mm of every material along each ray, (views, rows, columns) float32, closed form, by material name.
 
-    Rays of a divergent beam end at the source and at the cell; parallel rays are whole lines. A line sum is signed:
+    Rays of a divergent beam end at the source and at the cell; parallel rays are whole lines. The sums are signed:
     Σ μ_m·L_m is the line integral.
     """
     chosen = geometry if views == slice(None) else geometry.subset(views)
-    lengths = trace.trace(compiled(phantom), chosen, len(phantom.materials))
-    return dict(zip(phantom.materials, lengths, strict=True))
+    names = phantom.materials
+    lengths = Tracer(phantom, {name: (i, 1.0) for i, name in enumerate(names)}).lengths_mm(chosen)
+    return dict(zip(names, lengths, strict=True))
+
+
+class Tracer:
+    """A phantom made ready for many calls; materials may be joined into groups.
+
+    `groups` gives for each material name its group's index and a weight, e.g. its density relative to the group's.
+    """
+
+    def __init__(self, phantom: Phantom, groups: Mapping[str, tuple[int, float]]) -> None:
+        gains = [groups[part.material] for part in phantom.parts]
+        loses = [(-1, 0.0) if part.replaces is None else groups[part.replaces] for part in phantom.parts]
+        self.table = trace.table([part.shape for part in phantom.parts], gains, loses)
+        self.groups = 1 + max(index for index, _ in groups.values())
+
+    def lengths_mm(self, geometry: Geometry, *, one_thread: bool = False) -> Float32:
+        """Weighted mm summed by group, (groups, views, rows, columns) float32; `one_thread` frees the interpreter."""
+        return trace.trace(self.table, geometry, self.groups, one_thread=one_thread)
 
 
 def line_integrals(subject: Phantom | Shape, geometry: Geometry, per_mm: Mapping[str, float] | float = 1.0) -> Float32:
@@ -99,16 +117,8 @@ def line_integrals(subject: Phantom | Shape, geometry: Geometry, per_mm: Mapping
         return total
     if isinstance(per_mm, Mapping):
         raise InputError("one shape needs one attenuation in 1/mm, not one for each material")
-    single = trace.table([subject], [0], [-1])
+    single = trace.table([subject], [(0, 1.0)], [(-1, 0.0)])
     return np.asarray(trace.trace(single, geometry, 1)[0] * np.float32(per_mm), np.float32)
-
-
-def compiled(phantom: Phantom) -> trace.Table:
-    """The phantom in the form that the ray kernel takes; materials are numbered as in `phantom.materials`."""
-    index = {name: i for i, name in enumerate(phantom.materials)}
-    gains = [index[part.material] for part in phantom.parts]
-    loses = [-1 if part.replaces is None else index[part.replaces] for part in phantom.parts]
-    return trace.table([part.shape for part in phantom.parts], gains, loses)
 
 
 def voxelise(

@@ -27,6 +27,8 @@ class Table(NamedTuple):
     first: NDArray[np.int64]
     gains: NDArray[np.int64]
     loses: NDArray[np.int64]
+    gain: Float64
+    loss: Float64
     amplitude: Float64
     surface: NDArray[np.int64]
     matrix: Float64
@@ -36,6 +38,7 @@ class Table(NamedTuple):
     planes: Float64
     reach: Float64
     bound: NDArray[np.int64]
+    radius: Float64
 
 
 class View(NamedTuple):
@@ -49,15 +52,17 @@ class View(NamedTuple):
     parallel: bool
 
 
-def table(shapes: Sequence[Shape], gains: Sequence[int], loses: Sequence[int]) -> Table:
-    """Flatten shapes; `gains`, `loses` are the indices of the material that a shape adds and takes (−1: none)."""
+def table(shapes: Sequence[Shape], gains: Sequence[tuple[int, float]], loses: Sequence[tuple[int, float]]) -> Table:
+    """Flatten shapes; `gains`, `loses`: index of the material that a shape adds and takes (−1: none), and how much."""
     solids = [shape.primitives() for shape in shapes]
     flat: list[Primitive] = [one for solid in solids for one in solid]
     planes = [one.planes for one in flat]
     return Table(
         first=np.cumsum([0, *map(len, solids)]),
-        gains=np.asarray(gains, np.int64),
-        loses=np.asarray(loses, np.int64),
+        gains=np.array([index for index, _ in gains], np.int64),
+        loses=np.array([index for index, _ in loses], np.int64),
+        gain=np.array([amount for _, amount in gains], np.float64),
+        loss=np.array([amount for _, amount in loses], np.float64),
         amplitude=np.array([float(getattr(shape, "amplitude", 1.0)) for shape in shapes]),
         surface=np.array([int(one.surface) for one in flat], np.int64),
         matrix=np.stack([one.matrix for one in flat]),
@@ -67,19 +72,20 @@ def table(shapes: Sequence[Shape], gains: Sequence[int], loses: Sequence[int]) -
         planes=np.concatenate([*planes, np.zeros((1, 4))]),
         reach=np.stack([one.reach_mm for one in flat]),
         bound=np.array([int(one.bound) for one in flat], np.int64),
+        radius=np.array([float(np.linalg.norm(one.reach_mm)) for one in flat]),
     )
-
-
-def view_of(geometry: Geometry, index: int) -> View:
-    """The numbers of one view in the form that the kernel takes."""
-    bend = 0.0 if geometry.curvature_mm is None else float(geometry.curvature_mm)
-    g = geometry
-    return View(g.source[index], g.detector[index], g.u[index], g.v[index], bend, geometry.parallel)
 
 
 @nb.njit(cache=True, inline="always")
 def _dot(a: Any, b: Any) -> Any:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@nb.njit(cache=True, inline="always")
+def _from(matrix: Any, i: int, point: Any, centre: Any) -> Any:
+    """Coordinate i of A(p − c), without a temporary array."""
+    a = matrix[i, 0] * (point[0] - centre[0])
+    return a + matrix[i, 1] * (point[1] - centre[1]) + matrix[i, 2] * (point[2] - centre[2])
 
 
 @nb.njit(cache=True)
@@ -119,19 +125,16 @@ def _column_ray(view: Any, columns: int, column: int, origin: Any, ray: Any) -> 
 
 
 @nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
-def _cut_quadric(matrix: Any, centre: Any, flat: bool, line: Any, rows: Any, low: Any, high: Any) -> None:
-    """Intersect low…high with a sphere, or a cylinder if `flat`, for the rows [rows[0], rows[1])."""
+def _cut_quadric(matrix: Any, centre: Any, flat: bool, line: Any, low: Any, high: Any) -> None:
+    """Intersect low…high with a sphere, or a cylinder if `flat`; `line` is that of the rows of low and high."""
     origin, origin_step, ray, ray_step, middle = line
-    offset = origin - centre
-    q0, qs = np.empty(3), np.empty(3)
-    w0, ws = np.empty(3), np.empty(3)
-    for i in range(3):
-        scale = 0.0 if flat and i == 2 else 1.0
-        q0[i], qs[i] = scale * _dot(matrix[i], offset), scale * _dot(matrix[i], origin_step)
-        w0[i], ws[i] = scale * _dot(matrix[i], ray), scale * _dot(matrix[i], ray_step)
-    a0, a1, a2, as0, as1, as2 = q0[0], q0[1], q0[2], qs[0], qs[1], qs[2]
-    b0, b1, b2, bs0, bs1, bs2 = w0[0], w0[1], w0[2], ws[0], ws[1], ws[2]
-    for row in range(rows[0], rows[1]):
+    third = 0.0 if flat else 1.0
+    a0, a1, a2 = _from(matrix, 0, origin, centre), _from(matrix, 1, origin, centre), _from(matrix, 2, origin, centre)
+    as0, as1, as2 = _dot(matrix[0], origin_step), _dot(matrix[1], origin_step), third * _dot(matrix[2], origin_step)
+    b0, b1, b2 = _dot(matrix[0], ray), _dot(matrix[1], ray), third * _dot(matrix[2], ray)
+    bs0, bs1, bs2 = _dot(matrix[0], ray_step), _dot(matrix[1], ray_step), third * _dot(matrix[2], ray_step)
+    a2 *= third
+    for row in range(len(low)):
         r = row - middle
         x, y, z = a0 + r * as0, a1 + r * as1, a2 + r * as2
         dx, dy, dz = b0 + r * bs0, b1 + r * bs1, b2 + r * bs2
@@ -145,10 +148,10 @@ def _cut_quadric(matrix: Any, centre: Any, flat: bool, line: Any, rows: Any, low
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _cut_cone(matrix: Any, centre: Any, k: float, line: Any, rows: Any, low: Any, high: Any) -> None:
+def _cut_cone(matrix: Any, centre: Any, k: float, line: Any, low: Any, high: Any) -> None:
     """Intersect low…high with the nappe of q₀² + q₁² ≤ (1 + k·q₂)² that the end caps enclose."""
     origin, origin_step, ray, ray_step, middle = line
-    for row in range(rows[0], rows[1]):
+    for row in range(len(low)):
         offset = origin + (row - middle) * origin_step - centre
         direction = ray + (row - middle) * ray_step
         x, y, base = _dot(matrix[0], offset), _dot(matrix[1], offset), 1.0 + k * _dot(matrix[2], offset)
@@ -172,12 +175,12 @@ def _cut_cone(matrix: Any, centre: Any, k: float, line: Any, rows: Any, low: Any
 
 
 @nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
-def _cut_plane(plane: Any, line: Any, rows: Any, low: Any, high: Any) -> None:
+def _cut_plane(plane: Any, line: Any, low: Any, high: Any) -> None:
     """Intersect low…high with n·p ≤ d."""
     origin, origin_step, ray, ray_step, middle = line
     room0, room_step = plane[3] - _dot(plane, origin), -_dot(plane, origin_step)
     along0, along_step = _dot(plane, ray), _dot(plane, ray_step)
-    for row in range(rows[0], rows[1]):
+    for row in range(len(low)):
         r = row - middle
         along, room = along0 + r * along_step, room0 + r * room_step
         along = along if abs(along) > 1e-200 else 1e-200
@@ -187,10 +190,10 @@ def _cut_plane(plane: Any, line: Any, rows: Any, low: Any, high: Any) -> None:
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _add_blob(matrix: Any, centre: Any, amplitude: float, line: Any, rows: Any, length: Any, total: Any) -> None:
+def _add_blob(matrix: Any, centre: Any, amplitude: float, line: Any, length: Any, total: Any) -> None:
     """Add amplitude·√(2π)/|w|·exp(−½(|q|² − (q·w)²/|w|²)) per unit of t, times the length of e."""
     origin, origin_step, ray, ray_step, middle = line
-    for row in range(rows[0], rows[1]):
+    for row in range(len(total)):
         offset = origin + (row - middle) * origin_step - centre
         direction = ray + (row - middle) * ray_step
         qq, qw, ww = 0.0, 0.0, 0.0
@@ -201,15 +204,19 @@ def _add_blob(matrix: Any, centre: Any, amplitude: float, line: Any, rows: Any, 
 
 
 @nb.njit(cache=True, error_model="numpy")
-def _shaded_rows(reach: Any, bound: int, offset: Any, frame: Any, heights: Any, parallel: bool, rows: int) -> Any:
-    """Rows [start, stop) of one column that a bounding body at `offset` from the ray origin can shade; (0, 0) if none.
+def _shaded_rows(shapes: Any, p: int, origin: Any, frame: Any, heights: Any, parallel: bool, rows: int) -> Any:
+    """Rows [start, stop) of one column that the bounding body of primitive p can shade; (0, 0) if none.
 
     `frame` rows: unit horizontal ray, unit v, unit normal of the column's plane. `heights`: horizontal length of the
     ray, its component along v, |v|, the middle row.
     """
-    if abs(_dot(frame[2], offset)) > _support(reach, bound, frame[2]):
+    centre, reach, bound = shapes.centre[p], shapes.reach[p], shapes.bound[p]
+    x, y, z = centre[0] - origin[0], centre[1] - origin[1], centre[2] - origin[2]
+    aside = abs(frame[2, 0] * x + frame[2, 1] * y + frame[2, 2] * z)
+    if aside > _support(reach, bound, frame[2]):
         return 0, 0
-    across, up = _dot(frame[0], offset), _dot(frame[1], offset)
+    across = frame[0, 0] * x + frame[0, 1] * y + frame[0, 2] * z
+    up = frame[1, 0] * x + frame[1, 1] * y + frame[1, 2] * z
     high = _support(reach, bound, frame[1])
     horizontal, rise, step, middle = heights
     if parallel:
@@ -230,33 +237,35 @@ def _shaded_rows(reach: Any, bound: int, offset: Any, frame: Any, heights: Any, 
 
 
 @nb.njit(cache=True)
-def _add_shape(shapes: Any, s: int, rows: Any, line: Any, parallel: bool, work: Any, amounts: Any) -> None:
+def _add_shape(shapes: Any, s: int, line: Any, parallel: bool, work: Any, amounts: Any) -> None:
     """Add one shape's chords to `amounts` (materials, rows); `work` is low, high and ray length (3, rows)."""
     low, high, length = work[0], work[1], work[2]
-    start, stop = rows
-    gains, loses = shapes.gains[s], shapes.loses[s]
     p = shapes.first[s]
     if shapes.surface[p] == BLOB:
-        low[start:stop] = 0.0
-        _add_blob(shapes.matrix[p], shapes.centre[p], shapes.amplitude[s], line, rows, length, low)
+        low[:] = 0.0
+        _add_blob(shapes.matrix[p], shapes.centre[p], shapes.amplitude[s], line, length, low)
     else:
-        low[start:stop] = -FAR if parallel else 0.0
-        high[start:stop] = FAR if parallel else 1.0
+        low[:] = -FAR if parallel else 0.0
+        high[:] = FAR if parallel else 1.0
         for p in range(shapes.first[s], shapes.first[s + 1]):
             surface = shapes.surface[p]
             if surface == CONE:
-                _cut_cone(shapes.matrix[p], shapes.centre[p], shapes.slope[p], line, rows, low, high)
+                _cut_cone(shapes.matrix[p], shapes.centre[p], shapes.slope[p], line, low, high)
             elif surface in (SPHERE, CYLINDER):
-                _cut_quadric(shapes.matrix[p], shapes.centre[p], surface == CYLINDER, line, rows, low, high)
+                _cut_quadric(shapes.matrix[p], shapes.centre[p], surface == CYLINDER, line, low, high)
             for k in range(shapes.plane_first[p], shapes.plane_first[p + 1]):
-                _cut_plane(shapes.planes[k], line, rows, low, high)
-        for row in range(start, stop):
+                _cut_plane(shapes.planes[k], line, low, high)
+        for row in range(len(low)):
             low[row] = max(high[row] - low[row], 0.0) * length[row]
-    for row in range(start, stop):
-        amounts[gains, row] += low[row]
-    if loses >= 0:
-        for row in range(start, stop):
-            amounts[loses, row] -= low[row]
+    _accumulate(amounts[shapes.gains[s]], shapes.gain[s], low)
+    if shapes.loses[s] >= 0:
+        _accumulate(amounts[shapes.loses[s]], -shapes.loss[s], low)
+
+
+@nb.njit(cache=True, fastmath={"contract"})
+def _accumulate(total: Any, weight: float, added: Any) -> None:
+    for row in range(len(total)):
+        total[row] += weight * added[row]
 
 
 @nb.njit(cache=True)
@@ -280,9 +289,7 @@ def _candidates(shapes: Any, view: Any, columns: int, half_rows: float) -> Any:
         offset = shapes.centre[p] - view.source
         height = _dot(offset, up)
         across = math.sqrt(max(_dot(offset, offset) - height * height, 0.0))
-        reach = shapes.reach[p]
-        radius = math.sqrt(_dot(reach[0], reach[0]) + _dot(reach[1], reach[1]) + _dot(reach[2], reach[2]))
-        tall = _support(reach, shapes.bound[p], up)
+        radius, tall = shapes.radius[p], _support(shapes.reach[p], shapes.bound[p], up)
         if not view.parallel and across > radius:
             top, bottom = height + tall, height - tall
             over = bottom / (across - radius if bottom < 0 else across + radius) > highest
@@ -302,6 +309,7 @@ def trace_view(shapes: Any, view: Any, out: Any) -> None:
     step = math.sqrt(_dot(view.v, view.v))
     up, still = view.v / step, np.zeros(3)
     kept = _candidates(shapes, view, columns, rows / 2)
+    middles, radii = shapes.centre[shapes.first[kept]], shapes.radius[shapes.first[kept]]
     amounts, work = np.empty((materials, rows)), np.empty((3, rows))
     origin, ray, frame = np.empty(3), np.empty(3), np.empty((3, 3))
     for column in range(columns):
@@ -317,30 +325,42 @@ def trace_view(shapes: Any, view: Any, out: Any) -> None:
             work[2, row] = math.sqrt(horizontal * horizontal + lift * lift)
         amounts[:] = 0.0
         heights = (horizontal, rise, step, middle)
-        for s in kept:
-            p = shapes.first[s]
-            shaded = _shaded_rows(
-                shapes.reach[p], shapes.bound[p], shapes.centre[p] - origin, frame, heights, view.parallel, rows
+        nx, ny, nz = frame[2]
+        for k in range(len(kept)):
+            aside = (
+                nx * (middles[k, 0] - origin[0]) + ny * (middles[k, 1] - origin[1]) + nz * (middles[k, 2] - origin[2])
             )
-            if shaded[1] > shaded[0]:
-                _add_shape(shapes, s, shaded, line, view.parallel, work, amounts)
+            if abs(aside) > radii[k]:
+                continue
+            s = kept[k]
+            start, stop = _shaded_rows(shapes, shapes.first[s], origin, frame, heights, view.parallel, rows)
+            if stop > start:
+                part = (line[0], line[1], line[2], line[3], middle - start)
+                _add_shape(shapes, s, part, view.parallel, work[:, start:stop], amounts[:, start:stop])
         for m in range(materials):
             for row in range(rows):
                 out[m, row, column] = amounts[m, row]
 
 
 @nb.njit(cache=True, parallel=True)
-def trace_views(shapes: Any, views: Any, bend_mm: float, parallel: bool, out: Any) -> None:
-    """All of `views` (source, detector, u, v; each (views, 3)) into `out` (materials, views, rows, columns)."""
+def _trace_on_all_threads(shapes: Any, views: Any, bend_mm: float, parallel: bool, out: Any) -> None:
     for i in nb.prange(out.shape[1]):
         view = View(views[0][i], views[1][i], views[2][i], views[3][i], bend_mm, parallel)
         trace_view(shapes, view, out[:, i])
 
 
-def trace(shapes: Table, geometry: Geometry, materials: int) -> Float32:
-    """(materials, views, rows, columns) float32 mm for every view of the geometry."""
+@nb.njit(cache=True, nogil=True)
+def _trace_on_this_thread(shapes: Any, views: Any, bend_mm: float, parallel: bool, out: Any) -> None:
+    for i in range(out.shape[1]):
+        view = View(views[0][i], views[1][i], views[2][i], views[3][i], bend_mm, parallel)
+        trace_view(shapes, view, out[:, i])
+
+
+def trace(shapes: Table, geometry: Geometry, materials: int, *, one_thread: bool = False) -> Float32:
+    """(materials, views, rows, columns) float32 mm for every view; with `one_thread`, callers may be several."""
     out = np.empty((materials, *geometry.shape), np.float32)
     views = (geometry.source, geometry.detector, geometry.u, geometry.v)
     bend = 0.0 if geometry.curvature_mm is None else float(geometry.curvature_mm)
-    trace_views(shapes, views, bend, geometry.parallel, out)
+    walk = _trace_on_this_thread if one_thread else _trace_on_all_threads
+    walk(shapes, views, bend, geometry.parallel, out)
     return out

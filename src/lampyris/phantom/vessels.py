@@ -51,8 +51,11 @@ def tube(points_mm: Sequence[Sequence[float]], radius_mm: float) -> tuple[Shape,
     ways = ways / lengths[:, None]
     normals = np.concatenate([ways[:1], ways[:-1] + ways[1:], ways[-1:]])
     pieces: list[Shape] = []
+    bends = np.concatenate([[0.0], np.arccos(np.clip((ways[:-1] * ways[1:]).sum(1), -1.0, 1.0)), [0.0]])
+    over = radius_mm * np.tan(bends / 2) * 1.01 + 1e-3  # how far the mitre reaches beyond the axis's end
     for i, way in enumerate(ways):
-        middle, length = (points[i] + points[i + 1]) / 2, float(lengths[i]) + 4 * radius_mm
+        first, last = points[i] - over[i] * way, points[i + 1] + over[i + 1] * way
+        middle, length = (first + last) / 2, float(lengths[i] + over[i] + over[i + 1])
         body = Cylinder(tuple(middle), (radius_mm, radius_mm), length, tuple(way))
         ends = HalfSpace(tuple(points[i]), tuple(-normals[i])), HalfSpace(tuple(points[i + 1]), tuple(normals[i + 1]))
         pieces.append(body.clipped(*ends))
