@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCE ?=
 OUT ?= out
+OPTIONS ?=
 
 .PHONY: run test check check-slow bench judges
 
 run: .venv/run.stamp
-	$(BIN)/lampyris journey $(SOURCE) -o $(OUT)
+	$(BIN)/lampyris journey $(SOURCE) -o $(OUT) --replace $(OPTIONS)
 
 test: check
 

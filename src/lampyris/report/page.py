@@ -108,6 +108,7 @@ GROUPS = {
     "ssde": "Dose",
     "wed": "Dose",
     "effective": "Dose",
+    "fault": "Faults",
 }
 """First word of a figure's name → heading of its table."""
 

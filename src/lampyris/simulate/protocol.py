@@ -16,6 +16,10 @@ MARGIN_TURNS = 0.1
 """Beyond the last view that sees the range, so that interpolation between views has neighbours."""
 
 
+MANUFACTURER = "Lampyris"
+"""What a virtual scan names as its maker: its dose was computed, not reported by a scanner."""
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """What the radiographer chooses.
@@ -129,7 +133,7 @@ def acquisition(scanner: Scanner, protocol: Protocol, planned: Plan, dose: float
     phantom_cm = 16 if bowtie in ("small", "head") else 32
     turns = 1.0 if helical else protocol.arc_deg / 360
     return Acquisition(
-        Manufacturer="Lampyris",
+        Manufacturer=MANUFACTURER,
         ManufacturerModelName=scanner.model,
         AcquisitionType="SPIRAL" if helical else "SEQUENCED",
         KVP=protocol.tube_voltage_kv,

@@ -1,0 +1,298 @@
+"""Each command: arguments → a journey, its files and its summary."""
+
+import argparse
+import dataclasses
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from lampyris import __version__, dicom, path, phantom, projector, quality, raw, report
+from lampyris import simulate as virtual
+from lampyris.cli import terminal
+from lampyris.model import (
+    Acquisition,
+    Assessment,
+    InputError,
+    Projections,
+    RawScan,
+    Recipe,
+    StorageError,
+    Study,
+    Volume,
+)
+from lampyris.model.volume import DEFAULT_AXES
+
+HELD_BACK = 3
+"""Exit code when the gate stops an image."""
+PHANTOMS: dict[str, Callable[[], phantom.Phantom]] = {
+    "thorax": phantom.thorax,
+    "quality": phantom.image_quality,
+    "water20": lambda: phantom.water_cylinder(200.0),
+    "water32": lambda: phantom.water_cylinder(320.0),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What a SOURCE argument stands for: a raw scan, or a subject for the virtual scanner."""
+
+    title: str
+    study: Study
+    scan: RawScan | None = None
+    subject: path.Subject | None = None
+    reference: path.Reference = dataclasses.field(default_factory=path.Reference)
+
+
+def journey(arguments: argparse.Namespace) -> int:
+    """The main job: every image of a source side by side, as DICOM and as one page."""
+    source = _source(arguments.source or "thorax")
+    with _whole_folder(arguments.output, replace=arguments.replace) as folder:
+        columns = [_column(arguments, source, title, scan, folder) for title, scan in _scans(arguments, source)]
+        report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
+    judged = [column.assessment for column in columns]
+    if arguments.json:
+        terminal.machine({column.title: column.assessment.as_dict() for column in columns})
+    terminal.assessments([column.title for column in columns], judged)
+    for column in columns:
+        terminal.say(f"{column.title}: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in column.seconds))
+    terminal.say(f"page: {arguments.output / 'report.html'}")
+    return _exit(judged)
+
+
+def simulate(arguments: argparse.Namespace) -> int:
+    """SOURCE → one .lraw."""
+    source = _source(arguments.source)
+    if source.subject is None:
+        assert source.scan is not None
+        scan = virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
+    else:
+        scan = _scan(arguments, source.subject, arguments.dose, "")
+    raw.write(scan, arguments.output)
+    _tell_scan(arguments, scan, arguments.output)
+    return 0
+
+
+def recon(arguments: argparse.Namespace) -> int:
+    """A raw scan → a judged DICOM series."""
+    scan = raw.read(arguments.scan)
+    chosen = _recipe(arguments, scan)
+    with terminal.watched("") as watch:
+        made = _image(arguments, scan, chosen, path.Reference(), Study(), arguments.output, watch)
+    assessment = made.the(Assessment)
+    if arguments.json:
+        terminal.machine({"assessment": assessment.as_dict(), "seconds": dict(made.seconds), "recipe": chosen.digest()})
+    terminal.assessments(["image"], [assessment])
+    return _exit([assessment])
+
+
+def assess(arguments: argparse.Namespace) -> int:
+    """A series → its figures, against the truth where there is one."""
+    series = dicom.subject(arguments.series)
+    acquisition = series.acquisition
+    volume = series.volume.lift(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient).along(
+        DEFAULT_AXES
+    )
+    reference = path.Reference()
+    if arguments.truth is not None:
+        reference = _truth(arguments.truth, acquisition)
+    figures = quality.assess(volume, acquisition=acquisition, truth=reference.truth, inserts=reference.inserts)
+    assessment = quality.judge(figures, path.recipe(arguments.recipe).limits)
+    if arguments.json:
+        terminal.machine(assessment.as_dict())
+    terminal.assessments([Path(arguments.series).name], [assessment])
+    return _exit([assessment])
+
+
+def raw_info(arguments: argparse.Namespace) -> int:
+    """What a raw scan holds."""
+    scan = raw.read(arguments.scan)
+    _tell_scan(arguments, scan, Path(arguments.scan))
+    return 0
+
+
+def raw_convert(arguments: argparse.Namespace) -> int:
+    """Any readable raw scan → .lraw or DICOM-CT-PD."""
+    options = {"tube_voltage_kv": arguments.kv, "central_column": arguments.central_column}
+    scan = raw.read(arguments.scan, **{name: value for name, value in options.items() if value is not None})
+    if arguments.output.suffix == ".lraw":
+        raw.write(scan, arguments.output)
+    else:
+        raw.ctpd.write(scan, arguments.output)
+    _tell_scan(arguments, scan, arguments.output)
+    return 0
+
+
+def raw_verify(arguments: argparse.Namespace) -> int:
+    """Every byte of a .lraw against its digests."""
+    raw.verify(arguments.scan)
+    if arguments.json:
+        terminal.machine({"verified": True})
+    terminal.say(f"{arguments.scan}: every array and fact agrees with its digest")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Engines, devices and versions of this machine."""
+    engines = projector.available()
+    packages = {name: version(name) for name in ("numpy", "numba", "scipy", "zarr", "pydicom")}
+    if arguments.json:
+        terminal.machine({"engines": [dataclasses.asdict(one) for one in engines], "packages": packages})
+    terminal.say(f"Lampyris {__version__}, Python {platform.python_version()}, {platform.machine()}")
+    terminal.say(", ".join(f"{name} {number}" for name, number in packages.items()))
+    for engine in engines:
+        state = "[green]usable[/]" if engine.usable else "[yellow]not usable[/]"
+        terminal.say(f"engine {engine.name}: {state}; {engine.reason}")
+    return 0
+
+
+def _source(text: str) -> Source:
+    """A phantom's name, a raw scan, or a volume that a patient could have been."""
+    if text in PHANTOMS and not Path(text).exists():
+        body = PHANTOMS[text]()
+        reference = path.Reference(inserts=body.inserts)
+        study = Study(PatientName=f"Phantom^{text}", PatientID=text)
+        return Source(f"phantom {text}", study, subject=path.Subject(body, Acquisition()), reference=reference)
+    place = Path(text)
+    if not place.exists():
+        raise InputError(f"{text}: no such file or folder, and none of the phantoms {', '.join(sorted(PHANTOMS))}")
+    if any(each.recognises(place) for each in raw.FORMATS):
+        return Source(f"raw scan {place.name}", Study(), scan=raw.read(place))
+    series = dicom.subject(place)
+    for note in series.notes:
+        terminal.say(f"note: {note}")
+    x, y, z = (float(each) for each in series.volume.grid.centre_mm)
+    origin = (x, y, z)
+    acquisition = dataclasses.replace(
+        series.acquisition, DataCollectionCenterPatient=origin, FrameOfReferenceUID=series.volume.FrameOfReferenceUID
+    )
+    lying = series.volume.lift(acquisition.PatientPosition, origin).along(DEFAULT_AXES)
+    subject = path.Subject(lying, acquisition)
+    return Source(f"volume {place.name}", series.study, subject=subject, reference=path.Reference(truth=lying))
+
+
+def _truth(text: str, acquisition: Acquisition) -> path.Reference:
+    """The reference in the same gantry frame as the image that is judged."""
+    source = _source(text)
+    if source.subject is None:
+        raise InputError(f"{text} is a raw scan; a truth is a series, a volume or a phantom")
+    body = source.subject.body
+    if isinstance(body, Volume):
+        own = source.subject.acquisition
+        patient = body.place(own.PatientPosition, own.DataCollectionCenterPatient)
+        lifted = patient.lift(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
+        return path.Reference(truth=lifted.along(DEFAULT_AXES))
+    return path.Reference(inserts=source.reference.inserts)
+
+
+def _scans(arguments: argparse.Namespace, source: Source) -> Iterator[tuple[str, RawScan]]:
+    """The scans of a journey: full dose and the lower one; of a raw scan the lower one only if its noise is known."""
+    lower = f"{arguments.dose:g} of the dose"
+    if source.subject is not None:
+        yield "full dose", _scan(arguments, source.subject, 1.0, "full dose")
+        yield lower, _scan(arguments, source.subject, arguments.dose, lower)
+        return
+    assert source.scan is not None
+    yield "as measured", source.scan
+    if source.scan.noise is not None:
+        yield lower, virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
+
+
+def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, label: str) -> RawScan:
+    first, last = arguments.span or (None, None)
+    protocol = virtual.Protocol(
+        arguments.protocol, arguments.kv, arguments.mas, arguments.pitch, first_mm=first, last_mm=last
+    )
+    order = path.ScanOrder(arguments.scanner, protocol, dose, arguments.seed)
+    with terminal.watched(label) as watch:
+        return path.travel((subject, order), RawScan, watch=watch).the(RawScan)
+
+
+def _column(arguments: argparse.Namespace, source: Source, title: str, scan: RawScan, folder: Path) -> report.Column:
+    chosen = _recipe(arguments, scan)
+    name = title.replace(" ", "-")
+    with terminal.watched(title) as watch:
+        made = _image(arguments, scan, chosen, source.reference, source.study, folder / name, watch)
+    projections = made.the(Projections)
+    return report.Column(
+        title, made.the(Volume), made.the(Assessment), chosen, scan.acquisition, projections.history, made.seconds,
+        name, scan.geometry.shape, f"method {chosen.method.name}",
+    )  # fmt: skip
+
+
+def _image(
+    arguments: argparse.Namespace,
+    scan: RawScan,
+    chosen: Recipe,
+    reference: path.Reference,
+    study: Study,
+    folder: Path,
+    watch: path.Watch,
+) -> path.Journey:
+    destination = path.Destination(folder, "enhanced" if arguments.enhanced else "ct", path.utc_now())
+    return path.travel((scan, chosen, reference, study, destination), path.Series, watch=watch)
+
+
+def _recipe(arguments: argparse.Namespace, scan: RawScan) -> Recipe:
+    """The recipe asked for, with the changes of this command line; without a spectrum there are no HU to be had."""
+    name = arguments.recipe or ("routine" if scan.spectrum is not None else "industrial")
+    chosen = path.recipe(name)
+    wanted = {
+        "field_of_view_mm": arguments.fov,
+        "matrix": arguments.matrix,
+        "slice_thickness_mm": arguments.thickness,
+        "slice_increment_mm": arguments.increment,
+    }
+    grid = dataclasses.replace(chosen.grid, **{key: value for key, value in wanted.items() if value is not None})
+    return dataclasses.replace(chosen, grid=grid, kernel=arguments.kernel or chosen.kernel)
+
+
+def _tell_scan(arguments: argparse.Namespace, scan: RawScan, place: Path) -> None:
+    views, rows, columns = scan.geometry.shape
+    facts = {
+        "id": scan.id,
+        "views": views,
+        "rows": rows,
+        "columns": columns,
+        "dtype": str(scan.counts.dtype),
+        **scan.facts(),
+    }
+    if arguments.json:
+        terminal.machine(facts)
+    terminal.say(f"{place}: {views} views of {rows} × {columns} cells, {scan.counts.dtype}, id {scan.id[:16]}…")
+    kept = {key: value for key, value in facts["acquisition"].items() if value is not None}
+    terminal.say("  " + ", ".join(f"{key} {value}" for key, value in kept.items()))
+    calibration = {"dark": scan.dark, "air": scan.air, "spectrum": scan.spectrum, "noise": scan.noise}
+    terminal.say(
+        "  calibration: " + ", ".join(f"{key} {'–' if one is None else 'yes'}" for key, one in calibration.items())
+    )
+
+
+def _exit(judged: list[Assessment]) -> int:
+    return HELD_BACK if any(one.verdict == "stop" for one in judged) else 0
+
+
+@contextmanager
+def _whole_folder(target: Path, *, replace: bool) -> Iterator[Path]:
+    """A folder that appears under its name only when all of it is there; a failure leaves the old one untouched."""
+    former = target.exists()
+    if former and not (replace and (target / "report.html").is_file()):
+        raise InputError(f"{target} exists already; give another folder, or --replace for one that holds a journey")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if former:
+            shutil.rmtree(target)
+        partial.rename(target)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror}; is the disk full?") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""Arguments → one command, and its error → an exit code that says who can put it right."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lampyris import __version__
+from lampyris.cli import commands
+from lampyris.cli.terminal import machine, people
+from lampyris.model import LampyrisError
+
+CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate holds an image back · 65 the input is at fault
+(its sender can mend it) · 69 the machine is (its operator can) · 70 Lampyris is (we must) · 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the console script's entry point."""
+    chosen = parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except LampyrisError as error:
+        if getattr(chosen, "json", False):
+            machine({"error": {"code": error.code, "message": str(error), "retry": error.retry}})
+        people.print(f"lampyris: {error} \\[{error.code}]", style="red", soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        people.print("lampyris: interrupted; nothing half-made was left", style="yellow")
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their help."""
+    root = argparse.ArgumentParser(
+        prog="lampyris",
+        description="The open cloud-CT centre: raw counts in, a judged CT series out. Research software.",
+        epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"lampyris {__version__}")
+    sub = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _journey(sub)
+    _simulate(sub)
+    _recon(sub)
+    _assess(sub)
+    _raw(sub)
+    _doctor(sub)
+    return root
+
+
+def _command(
+    sub: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+) -> argparse.ArgumentParser:
+    return sub.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def _virtual(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--scanner", default="mdct64", metavar="P", help="scanner preset (default mdct64)")
+    command.add_argument("--protocol", default="helical", choices=("helical", "axial"), help="default helical")
+    command.add_argument("--kv", type=float, default=120.0, help="tube voltage, kV (default 120)")
+    command.add_argument("--mas", type=float, default=100.0, help="mAs per turn at full dose (default 100)")
+    command.add_argument("--pitch", type=float, default=1.0, help="helical pitch (default 1)")
+    command.add_argument(
+        "--range", type=float, nargs=2, default=None, metavar=("FIRST", "LAST"), dest="span",
+        help="slices to cover, mm along the table from the isocentre (default: the whole subject)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all noise (default 0)")
+
+
+def _recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default=None, help="a recipe's name or .json file (default: routine)")
+    command.add_argument("--kernel", default=None, help="another kernel than the recipe's")
+    command.add_argument(
+        "--fov", type=float, default=None, metavar="MM", help="field of view (default: holds the body)"
+    )
+    command.add_argument("--matrix", type=int, default=None, metavar="N", help="rows and columns (default 512)")
+    command.add_argument("--thickness", type=float, default=None, metavar="MM", help="slice thickness")
+    command.add_argument("--increment", type=float, default=None, metavar="MM", help="slice increment")
+    command.add_argument("--enhanced", action="store_true", help="write one Enhanced CT object instead of CT Images")
+
+
+def _journey(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        sub,
+        "journey",
+        "scan or read, correct, reconstruct, judge, write DICOM and one page",
+        "lampyris journey chest/ -o out",
+    )
+    command.add_argument(
+        "source", nargs="?", help="DICOM folder or archive, NIfTI, or raw scan (default: thorax phantom)"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--dose", type=float, default=0.1, metavar="F", help="the lower dose beside full dose (default 0.1)"
+    )
+    command.add_argument("--replace", action="store_true", help="replace the journey that DIR holds")
+    _virtual(command)
+    _recipe(command)
+    _json(command)
+    command.set_defaults(run=commands.journey)
+
+
+def _simulate(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        sub, "simulate", "scan a phantom, a CT series or a NIfTI volume, or lower the dose of a raw scan",
+        "lampyris simulate thorax -o scan.lraw --dose 0.1",
+    )  # fmt: skip
+    command.add_argument(
+        "source", help="DICOM folder or archive, NIfTI, raw scan, or a phantom: thorax, water20, water32, quality"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="SCAN.lraw")
+    command.add_argument("--dose", type=float, default=1.0, metavar="F", help="fraction of the full dose (default 1)")
+    _virtual(command)
+    _json(command)
+    command.set_defaults(run=commands.simulate)
+
+
+def _recon(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        sub,
+        "recon",
+        "correct and reconstruct a raw scan, judge the image and write DICOM",
+        "lampyris recon scan.lraw -o series",
+    )
+    command.add_argument("scan", help="a raw scan in any format that `lampyris raw info` reads")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    _recipe(command)
+    _json(command)
+    command.set_defaults(run=commands.recon)
+
+
+def _assess(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        sub, "assess", "measure the quality and dose of a CT series", "lampyris assess series --truth thorax --json"
+    )
+    command.add_argument("series", help="DICOM folder or archive, or NIfTI")
+    command.add_argument(
+        "--truth", default=None, metavar="SOURCE", help="what was scanned: a series, a volume or a phantom's name"
+    )
+    command.add_argument("--recipe", default="routine", help="whose limits the gate uses (default routine)")
+    _json(command)
+    command.set_defaults(run=commands.assess)
+
+
+def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(sub, "raw", "look into, convert or verify raw scans", "lampyris raw info scan.lraw")
+    inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    info = _command(
+        inner, "info", "show what a raw scan holds, without reading its counts", "lampyris raw info scan.lraw"
+    )
+    info.add_argument("scan")
+    _json(info)
+    info.set_defaults(run=commands.raw_info)
+    convert = _command(
+        inner,
+        "convert",
+        "convert any readable raw scan into .lraw, or into a DICOM-CT-PD folder",
+        "lampyris raw convert tooth.h5 -o tooth.lraw",
+    )
+    convert.add_argument("scan")
+    convert.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="NAME.lraw, or a folder for DICOM-CT-PD"
+    )
+    convert.add_argument("--kv", type=float, default=None, help="tube voltage where the format does not say it")
+    convert.add_argument(
+        "--central-column", type=float, default=None, help="rotation axis where the format does not say it"
+    )
+    _json(convert)
+    convert.set_defaults(run=commands.raw_convert)
+    verify = _command(
+        inner, "verify", "read every byte of a .lraw and check it against its digests", "lampyris raw verify scan.lraw"
+    )
+    verify.add_argument("scan", type=Path)
+    _json(verify)
+    verify.set_defaults(run=commands.raw_verify)
+
+
+def _doctor(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(sub, "doctor", "report engines, devices and versions, with a short self-test", "lampyris doctor")
+    _json(command)
+    command.set_defaults(run=commands.doctor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

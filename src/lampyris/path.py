@@ -1,0 +1,246 @@
+"""THE TABLE: every station of a scan's journey, what it takes, what it gives, may it be retried, does it want a GPU.
+
+Nobody calls a station by hand: whoever drives a journey puts what there is into `travel` and draws what it wants out.
+The types that a station takes and gives are read from the annotations of its function.
+"""
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
+
+from lampyris import correct, dicom, quality, recon, simulate
+from lampyris.model import (
+    Acquisition,
+    Assessment,
+    ProgramError,
+    Progress,
+    Projections,
+    RawScan,
+    Recipe,
+    RecipeError,
+    Study,
+    Volume,
+)
+from lampyris.phantom import Insert, Phantom
+
+T = TypeVar("T")
+Watch: TypeAlias = Callable[[str, float], None]
+"""Called with a station's name and the fraction of it that is done."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """What lies on the table of the virtual scanner: a phantom, or a volume in HU in the gantry frame.
+
+    `acquisition` says how it lies there (patient position, place of the isocentre in the patient).
+    """
+
+    body: Phantom | Volume
+    acquisition: Acquisition
+
+
+LYING = ("PatientPosition", "DataCollectionCenterPatient", "FrameOfReferenceUID", "BodyPartExamined")
+"""What a subject says of its scan; all else is the virtual scanner's to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOrder:
+    """How the virtual scanner is to scan: preset, protocol, fraction of the full dose, seed of all its noise."""
+
+    scanner: str
+    protocol: simulate.Protocol
+    dose: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What is known of the object beforehand: a truth in HU in the gantry frame, and its inserts."""
+
+    truth: Volume | None = None
+    inserts: tuple[Insert, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a series goes, which DICOM object it becomes, and the moment that it bears (UTC)."""
+
+    folder: Path
+    kind: Literal["ct", "enhanced"]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """DICOM files of one image, in slice order."""
+
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """One row of the table."""
+
+    name: str
+    run: Callable[..., Any]
+    retry: bool
+    device: Literal["cpu", "gpu"]
+
+    @property
+    def takes(self) -> tuple[type, ...]:
+        hints = get_type_hints(self.run)
+        return tuple(hints[name] for name in inspect.signature(self.run).parameters if name != "progress")
+
+    @property
+    def gives(self) -> type:
+        return cast(type, get_type_hints(self.run)["return"])
+
+
+def run_simulate(subject: Subject, order: ScanOrder, progress: Progress) -> RawScan:
+    made = simulate.scan(
+        subject.body,
+        simulate.scanner(order.scanner),
+        order.protocol,
+        dose=order.dose,
+        seed=order.seed,
+        progress=progress,
+    )
+    lying = {name: getattr(subject.acquisition, name) for name in LYING}
+    return dataclasses.replace(made, acquisition=dataclasses.replace(made.acquisition, **lying), id="")
+
+
+def run_correct(scan: RawScan, recipe: Recipe, progress: Progress) -> Projections:
+    steps = tuple(step for step in recipe.corrections if step.name != correct.BONE)
+    return correct.correct(scan, steps, progress=progress)
+
+
+def run_reconstruct(projections: Projections, recipe: Recipe, progress: Progress) -> Volume:
+    """Reconstruct; with the bone step in the recipe a first image tells where bone is, and a second is made."""
+    bone = next((step for step in recipe.corrections if step.name == correct.BONE), None)
+    if bone is None:
+        return recon.reconstruct(projections, recipe.method, recipe.kernel, recipe.grid, progress=progress)
+    first = recon.reconstruct(
+        projections, recipe.method, recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done)
+    )
+    mended = correct.bone_beam_hardening(projections, first, bone, progress=lambda done: progress(0.4 + 0.2 * done))
+    return recon.reconstruct(
+        mended, recipe.method, recipe.kernel, recipe.grid, progress=lambda done: progress(0.6 + 0.4 * done)
+    )
+
+
+def run_assess(volume: Volume, projections: Projections, reference: Reference, recipe: Recipe) -> Assessment:
+    acquisition = projections.acquisition
+    figures = quality.assess(
+        volume,
+        acquisition=acquisition,
+        truth=reference.truth,
+        inserts=reference.inserts,
+        ctdivol_origin="computed" if acquisition.Manufacturer == simulate.MANUFACTURER else "reported",
+    )
+    return quality.judge(figures, recipe.limits)
+
+
+def run_write(
+    volume: Volume,
+    assessment: Assessment,
+    projections: Projections,
+    recipe: Recipe,
+    study: Study,
+    destination: Destination,
+) -> Series:
+    acquisition = projections.acquisition
+    placed = volume.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
+    placed = dataclasses.replace(placed, FrameOfReferenceUID=acquisition.FrameOfReferenceUID)
+    provenance = dicom.Provenance.of(projections, recipe, assessment)
+    return Series(
+        dicom.write_series(
+            placed, destination.folder, study=study, provenance=provenance, kind=destination.kind, now=destination.now
+        )
+    )
+
+
+STATIONS = (
+    Station("simulate", run_simulate, retry=True, device="cpu"),
+    Station("correct", run_correct, retry=True, device="cpu"),
+    Station("reconstruct", run_reconstruct, retry=True, device="gpu"),
+    Station("assess", run_assess, retry=True, device="cpu"),
+    Station("write", run_write, retry=True, device="cpu"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Journey:
+    """Everything that was given or made, and the seconds that each station took."""
+
+    made: tuple[object, ...]
+    seconds: tuple[tuple[str, float], ...]
+
+    def the(self, kind: type[T]) -> T:
+        """The one value of that type."""
+        for value in self.made:
+            if isinstance(value, kind):
+                return value
+        raise ProgramError(f"the journey made no {kind.__name__}")
+
+
+def travel(given: Iterable[object], goal: type, *, watch: Watch = lambda _name, _done: None) -> Journey:
+    """Run the stations that lead from what is given to the goal, in the order of the table.
+
+    A station whose product is there already is passed by. Raises ProgramError when one waits for something that
+    nobody gives.
+    """
+    data: dict[type, object] = {type(value): value for value in given}
+    seconds = []
+    for station in route(set(data), goal):
+        began = time.perf_counter()
+        watch(station.name, 0.0)
+        arguments = {name: data[kind] for name, kind in _parameters(station)}
+        if "progress" in inspect.signature(station.run).parameters:
+            arguments["progress"] = _progress(watch, station.name)
+        data[station.gives] = station.run(**arguments)
+        watch(station.name, 1.0)
+        seconds.append((station.name, time.perf_counter() - began))
+    return Journey(tuple(data.values()), tuple(seconds))
+
+
+def route(given: set[type], goal: type) -> tuple[Station, ...]:
+    """The stations needed to make the goal of what is given, in order; ProgramError names what is missing."""
+    wanted, chosen = {goal} - given, []
+    for station in reversed(STATIONS):
+        if station.gives in wanted:
+            chosen.append(station)
+            wanted = (wanted - {station.gives}) | (set(station.takes) - given)
+    if wanted:
+        names = ", ".join(sorted(kind.__name__ for kind in wanted))
+        raise ProgramError(f"no station gives {names}, needed on the way to {goal.__name__}")
+    return tuple(reversed(chosen))
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name, from the package's own, or from a JSON file. Raises RecipeError with the known names."""
+    known = {Path(one.name).stem: one for one in files("lampyris").joinpath("recipes").iterdir()}
+    if name in known:
+        return Recipe.from_json(known[name].read_text("utf-8"))
+    if name.endswith(".json") and Path(name).is_file():
+        return Recipe.from_json(Path(name).read_text("utf-8"))
+    raise RecipeError(f"no recipe {name!r}; known are {', '.join(sorted(known))}, or give a .json file")
+
+
+def utc_now() -> datetime:
+    """The clock of whoever drives a journey; nothing below reads one."""
+    return datetime.now(UTC)
+
+
+def _parameters(station: Station) -> list[tuple[str, type]]:
+    hints = get_type_hints(station.run)
+    return [(name, hints[name]) for name in inspect.signature(station.run).parameters if name != "progress"]
+
+
+def _progress(watch: Watch, name: str) -> Progress:
+    return lambda done: watch(name, done)
