@@ -168,13 +168,13 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     with pytest.raises(FormatError, match="make no scan"):
         raw.read(folder)
     shutil.copy(folder / "run.scan", folder / "other.scan")
-    with pytest.raises(InputError, match="holds 2 .scan files"):
+    with pytest.raises(InputError, match=r"holds 2 \.scan files"):
         raw.read(folder)
 
 
 def test_cfg_text_is_never_executed(tmp_path):
     make(tmp_path / "x", CFG + f"\nopen({str(tmp_path / 'boom')!r}, 'w')\nscanner.sid = __import__('os').getpid()\n")
-    with pytest.raises(FormatError, match="sid_mm|make no scan"):
+    with pytest.raises(FormatError, match="sid_mm is None"):
         raw.read(tmp_path / "x")
     assert not (tmp_path / "boom").exists()
 

@@ -140,16 +140,17 @@ def read(
     scan_file = _the_scan(place)
     setup = _setup(scan_file)
     shape = (setup.views, setup.rows, setup.columns)
+    counts = _counts(scan_file, shape)
     air = _calibration(scan_file.with_suffix(".air"), shape)
     dark = _calibration(scan_file.with_suffix(".offset"), shape)
-    if spectrum is None:
-        voltage = tube_voltage_kv or setup.tube_voltage_kv
-        name = setup.bowtie if bowtie is None else bowtie
-        spectrum = (voltage and _spectrum(setup, voltage, filtration or setup.filtration, name, air - dark)) or None
+    voltage = setup.tube_voltage_kv if tube_voltage_kv is None else tube_voltage_kv
+    if spectrum is None and voltage is not None:
+        layers = setup.filtration if filtration is None else filtration
+        spectrum = _spectrum(setup, voltage, layers, setup.bowtie if bowtie is None else bowtie, air - dark)
     seconds = 1.0 if setup.turn_s is None else setup.turn_s
     exposure = setup.tube_current_ma * seconds / setup.views_per_turn
     return RawScan(
-        _counts(scan_file, shape),
+        counts,
         setup.geometry(),
         np.full(setup.views, exposure),
         dark=dark,
@@ -312,7 +313,7 @@ def _from_cfg(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A parameter of the type that `Setup` wants; ValueError for NaN, text for a number and fractions of a view."""
+    """A parameter of the type that `Setup` wants; ValueError for what is no number and fractions of a view."""
     if name in ("curved", "bowtie"):
         return value if value is None or isinstance(value, bool) else str(value)
     if name == "filtration":
@@ -320,20 +321,20 @@ def _typed(name: str, value: Any) -> Any:
     if name == "spot_offset_mm":
         x, y, z = (_finite(name, each) for each in value)
         return (x, y, z)
-    number = None if value is None else _finite(name, value)
-    if number is not None and name in (
-        "rows",
-        "columns",
-        "views",
-        "views_per_turn",
-        "columns_per_module",
-        "first_view",
-        "direction",
-    ):
-        if number != int(number) or (number < 1 and name not in ("first_view", "direction")):
-            raise ValueError(f"{name} is {value}, expected a whole number ≥ 1")
-        return int(number)
-    return number
+    if value is None and name in ("turn_s", "tube_voltage_kv"):
+        return None
+    number = _finite(name, value)
+    if name not in _LEAST:
+        return number
+    if number != int(number) or number < _LEAST[name]:
+        raise ValueError(f"{name} is {value}, expected a whole number ≥ {_LEAST[name]}")
+    return int(number)
+
+
+_LEAST = {
+    "rows": 1, "columns": 1, "views": 1, "views_per_turn": 1, "columns_per_module": 1, "first_view": 0, "direction": -1,
+}  # fmt: skip
+"""Whole numbers, and the smallest that makes sense."""
 
 
 def _finite(name: str, value: Any) -> float:
