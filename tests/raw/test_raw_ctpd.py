@@ -31,7 +31,7 @@ from lampyris.model import (
     StorageError,
 )
 from lampyris.raw import ctpd
-from lampyris.raw.ctpd.tags import TAGS, Header
+from lampyris.raw.ctpd.tags import TAGS, Header, levels
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -186,7 +186,7 @@ EXPECTED = {
 @pytest.fixture
 def header(folder) -> Header:
     dataset = pydicom.dcmread(folder / "000005.dcm")
-    return Header(({int(tag): dataset[tag] for tag in dataset.keys()},), "view 5")  # noqa: SIM118
+    return Header(levels(dataset, 1)[0], "view 5")
 
 
 @pytest.mark.parametrize("keyword", EXPECTED)

@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pydicom.dataelem import DataElement
+import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from lampyris.model import FormatError
 
 Value: TypeAlias = float | int | str
-Found: TypeAlias = dict[int, DataElement]
+Found: TypeAlias = dict[int, Any]
+"""What pydicom made of the elements of one level, by tag number; long lists as float32 arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ TAGS = {
     "FrameOfReferenceUID": Tag(0x00200052, "UI", ""),
     "SeriesInstanceUID": Tag(0x0020000E, "UI", ""),
 }
+_NUMBERS = tuple(tag.number for tag in TAGS.values())
 PER_FRAME, SHARED = 0x52009230, 0x52009229
 
 _BINARY = {"US": "H", "FL": "f", "FD": "d"}
@@ -96,7 +99,7 @@ class Header:
         """Decoded values, () where the tag is absent or empty. Raises FormatError for a wrong length, text or NaN."""
         tag = TAGS[keyword]
         for level in self.levels:
-            if tag.number in level and (found := decode(level[tag.number].value, tag, self.where)):
+            if tag.number in level and (found := decode(level[tag.number], tag, self.where)):
                 return found
         return ()
 
@@ -142,7 +145,7 @@ def decode(value: Any, tag: Tag, where: str) -> tuple[Value, ...]:
 
 def levels(dataset: Dataset, frames: int) -> list[tuple[Found, ...]]:
     """The elements of every frame, nearest first; one entry for a classic file of one projection."""
-    root: Found = {int(tag): dataset[tag] for tag in dataset.keys() if int(tag) not in (PER_FRAME, SHARED)}  # noqa: SIM118
+    root: Found = {number: _compact(dataset[number].value) for number in _NUMBERS if number in dataset}
     if PER_FRAME not in dataset:
         return [(root,)] * frames
     shared = _flat(dataset[SHARED].value[0]) if SHARED in dataset and len(dataset[SHARED].value) else {}
@@ -162,10 +165,15 @@ def _flat(item: Dataset) -> Found:
         if element.VR == "SQ":
             inner.extend(element.value)
         else:
-            found[int(element.tag)] = element
+            found[int(element.tag)] = _compact(element.value)
     for each in inner:
         found = _flat(each) | found
     return found
+
+
+def _compact(value: Any) -> Any:
+    """Thousands of views hold hundreds of statistics each: as Python floats they would fill the memory."""
+    return np.asarray(value, np.float32) if isinstance(value, MultiValue) and len(value) > 16 else value
 
 
 def _from_bytes(raw: bytes, tag: Tag) -> list[Any]:
