@@ -66,8 +66,11 @@ def image_quality(diameter_mm: float = 200.0) -> Phantom:
         parts.append(Part(Cylinder(centre, (ROD_RADIUS_MM, ROD_RADIUS_MM), 40.0), material, "water"))
         inserts.append(Insert(name, centre, ROD_RADIUS_MM, material))
     for k, contrast in enumerate(CONTRASTS_HU):
-        for j, size in enumerate(DIAMETERS_MM):
-            angle = 2 * np.pi * (k + (j + 0.5) / len(DIAMETERS_MM)) / len(CONTRASTS_HU)
+        third = 2 * np.pi / len(CONTRASTS_HU)
+        gap_mm = (third * CONTRAST_RING_MM - sum(DIAMETERS_MM)) / len(DIAMETERS_MM)
+        ends_mm = np.cumsum(DIAMETERS_MM) + gap_mm * np.arange(1, len(DIAMETERS_MM) + 1)
+        for size, end_mm in zip(DIAMETERS_MM, ends_mm, strict=True):
+            angle = third * k + (end_mm - (size + gap_mm) / 2) / CONTRAST_RING_MM
             centre = (float(CONTRAST_RING_MM * np.cos(angle)), 0.0, float(CONTRAST_RING_MM * np.sin(angle)))
             material = f"water*{1 + contrast / 1000:g}"
             parts.append(Part(Cylinder(centre, (size / 2, size / 2), 40.0), material, "water"))

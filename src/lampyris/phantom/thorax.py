@@ -196,13 +196,15 @@ def _room(lung: Shape, organs: list[Shape]) -> Callable[[Float64], Bool]:
     """Where vessels may grow: in the lung, 4 mm off its surface and off organs, nodules and measured regions."""
     step, first = 4.0, np.array([-HALF_LENGTH_MM, -HALF_LENGTH_MM, -100.0])
     axes = [np.arange(low, -low + step, step) for low in first]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    free = lung.contains(points)
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    free = lung.contains(lattice)
+    points = lattice[free]
+    blocked = np.zeros(len(points), np.bool_)
     for organ in organs:
-        free &= ~organ.contains(points)
-    regions = [(centre, radius) for _, centre, radius, _ in NODULES]
-    for centre, radius in [*regions, *((centre, radius) for _, centre, radius in LUNG_REGIONS)]:
-        free &= np.linalg.norm(points - np.asarray(centre), axis=-1) > radius
+        blocked |= organ.contains(points)
+    for centre, radius in [(c, r) for _, c, r, _ in NODULES] + [(c, r) for _, c, r in LUNG_REGIONS]:
+        blocked |= np.linalg.norm(points - np.asarray(centre), axis=-1) <= radius
+    free[free] = ~blocked
     free = ndimage.binary_erosion(free, ndimage.generate_binary_structure(3, 1))
 
     def allowed(path: Float64) -> Bool:
