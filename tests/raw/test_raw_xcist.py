@@ -15,7 +15,7 @@ from lampyris.raw import xcist
 from lampyris.raw.xcist import Setup
 
 SETUP = {
-    "sid": 541.0, "sdd": 949.0, "rows": 3, "cols": 7, "rowSize": 1.7, "colSize": 2.9, "colOffset": 0.25,
+    "sid": 541.0, "sdd": 949.0, "rows": 3, "cols": 7, "rowSize": 1.7, "colSize": 2.9, "colOffset": 0.25, "rowOffset": 0.4,
     "viewsPerRotation": 8, "viewCount": 5, "tableFeed_mm_per_rot": 4.0, "startZ": -3.0, "mA": 50.0, "wobble": 0.6,
     "eNoise_electrons": 3000.0, "gain_e_per_keV": 16.0,
 }  # fmt: skip
@@ -32,6 +32,7 @@ scanner.detectorColsPerMod = 1
 scanner.detectorRowSize = 3.4/2
 scanner.detectorColSize = 2.9
 scanner.detectorColOffset = 0.25
+scanner.detectorRowOffset = 0.4
 scanner.detectionGain = 16.0
 scanner.eNoise = 3000.0
 protocol.viewsPerRotation = 8
@@ -80,7 +81,7 @@ def test_positions_are_those_worked_by_hand(tmp_path):
     # R(90°)·(949 sin α, 541 − 949 cos α) = (949 cos α − 541, 949 sin α); the detector does not wobble
     expected = np.stack([949 * np.cos(alpha) - 541, 949 * np.sin(alpha)], 1)
     np.testing.assert_allclose(cells[1][:, [0, 2]], expected, atol=1e-9)
-    np.testing.assert_allclose(cells[:, 3, 1], 2.0 + 1.7 * np.array([-1, 0, 1]), atol=1e-9)
+    np.testing.assert_allclose(cells[:, 3, 1], 2.0 + 1.7 * (np.array([-1, 0, 1]) + 0.4), atol=1e-9)
 
 
 def test_counts_calibration_and_exposure_come_over(tmp_path):
