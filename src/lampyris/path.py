@@ -141,6 +141,7 @@ def run_assess(volume: Volume, projections: Projections, reference: Reference, r
         acquisition=acquisition,
         truth=reference.truth,
         inserts=reference.inserts,
+        spectrum=projections.spectrum,
         ctdivol_origin="computed" if acquisition.Manufacturer == simulate.MANUFACTURER else "reported",
     )
     return quality.judge(figures, recipe.limits)

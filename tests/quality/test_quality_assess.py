@@ -8,6 +8,8 @@ import pytest
 
 from lampyris import phantom, quality
 from lampyris.model import Acquisition, Assessment, Grid, InputError, Volume, patient_axes
+from lampyris.physics import tube
+from lampyris.physics.attenuation import linear_attenuation_per_mm
 from lampyris.quality import faults, inserts, regions, truth
 
 SCANNED = Acquisition(CTDIvol=7.3, CTDIPhantomDiameter=320.0, BodyPartExamined="CHEST")
@@ -162,8 +164,19 @@ def test_what_cannot_be_measured_is_told_and_changes_no_verdict(image: Volume) -
     outside = phantom.Insert("lost", (300.0, 0.0, 0.0), 5.0, "water")
     found = quality.assess(image, inserts=(outside,))
     assert found.verdict == "pass"
-    assert any(reason.startswith("not measured: hu_lost: ") for reason in found.reasons)
+    assert "not measured: hu_lost: outside the image" in found.reasons
     assert any(reason.startswith("not measured: ssde: CTDIvol is not told") for reason in found.reasons)
+
+
+def test_the_beam_says_what_a_material_should_show(image: Volume) -> None:
+    """At one energy the HU of PMMA follow from two attenuations, here 60 keV from the tables of physics."""
+    place = phantom.Insert("acrylic", (-38.0, 10.0, 22.0), 9.0, "pmma")
+    beam = tube.monochromatic(60.0, 1.0)
+    found = quality.assess(image, inserts=(place,), spectrum=beam)
+    pmma, water = (linear_attenuation_per_mm(name, np.array([60.0]))[0] for name in ("pmma", "water"))
+    expected = 1000 * (pmma - water) / water
+    assert value(found, "hu_error_acrylic") == pytest.approx(value(found, "hu_acrylic") - expected, abs=1e-6)
+    assert "hu_error_acrylic" not in {one.name for one in quality.assess(image, inserts=(place,)).figures}
 
 
 def test_a_rod_with_its_length_is_measured_as_a_cylinder(image: Volume) -> None:

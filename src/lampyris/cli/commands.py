@@ -5,6 +5,7 @@ import dataclasses
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def journey(arguments: argparse.Namespace) -> int:
     """The main job: every image of a source side by side, as DICOM and as one page."""
     source = _source(arguments.source or "thorax")
     with _whole_folder(arguments.output, replace=arguments.replace) as folder:
-        columns = [_column(arguments, source, title, scan, folder) for title, scan in _scans(arguments, source)]
+        columns = [_column(arguments, source, made, folder) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
     judged = [column.assessment for column in columns]
     if arguments.json:
@@ -73,7 +74,7 @@ def simulate(arguments: argparse.Namespace) -> int:
         assert source.scan is not None
         scan = virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
     else:
-        scan = _scan(arguments, source.subject, arguments.dose, "")
+        scan = _scan(arguments, source.subject, arguments.dose, "").scan
     raw.write(scan, arguments.output)
     _tell_scan(arguments, scan, arguments.output)
     return 0
@@ -191,38 +192,50 @@ def _truth(text: str, acquisition: Acquisition) -> path.Reference:
     return path.Reference(inserts=source.reference.inserts)
 
 
-def _scans(arguments: argparse.Namespace, source: Source) -> Iterator[tuple[str, RawScan]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """One scan of a journey, and how long it took to come by."""
+
+    title: str
+    scan: RawScan
+    seconds: tuple[tuple[str, float], ...] = ()
+
+
+def _scans(arguments: argparse.Namespace, source: Source) -> Iterator[Made]:
     """The scans of a journey: full dose and the lower one; of a raw scan the lower one only if its noise is known."""
     lower = f"{arguments.dose:g} of the dose"
     if source.subject is not None:
-        yield "full dose", _scan(arguments, source.subject, 1.0, "full dose")
-        yield lower, _scan(arguments, source.subject, arguments.dose, lower)
+        yield _scan(arguments, source.subject, 1.0, "full dose")
+        yield _scan(arguments, source.subject, arguments.dose, lower)
         return
     assert source.scan is not None
-    yield "as measured", source.scan
+    yield Made("as measured", source.scan)
     if source.scan.noise is not None:
-        yield lower, virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
+        began = time.perf_counter()
+        lowered = virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
+        yield Made(lower, lowered, (("lower dose", time.perf_counter() - began),))
 
 
-def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, label: str) -> RawScan:
+def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, title: str) -> Made:
     first, last = arguments.span or (None, None)
     protocol = virtual.Protocol(
         arguments.protocol, arguments.kv, arguments.mas, arguments.pitch, first_mm=first, last_mm=last
     )
     order = path.ScanOrder(arguments.scanner, protocol, dose, arguments.seed)
-    with terminal.watched(label) as watch:
-        return path.travel((subject, order), RawScan, watch=watch).the(RawScan)
-
-
-def _column(arguments: argparse.Namespace, source: Source, title: str, scan: RawScan, folder: Path) -> report.Column:
-    chosen = _recipe(arguments, scan)
-    name = title.replace(" ", "-")
     with terminal.watched(title) as watch:
-        made = _image(arguments, scan, chosen, source.reference, source.study, folder / name, watch)
-    projections = made.the(Projections)
+        journey = path.travel((subject, order), RawScan, watch=watch)
+    return Made(title, journey.the(RawScan), journey.seconds)
+
+
+def _column(arguments: argparse.Namespace, source: Source, made: Made, folder: Path) -> report.Column:
+    scan, chosen = made.scan, _recipe(arguments, made.scan)
+    name = made.title.replace(" ", "-")
+    with terminal.watched(made.title) as watch:
+        done = _image(arguments, scan, chosen, source.reference, source.study, folder / name, watch)
+    seconds = (*made.seconds, *done.seconds)
     return report.Column(
-        title, made.the(Volume), made.the(Assessment), chosen, scan.acquisition, projections.history, made.seconds,
-        name, scan.geometry.shape, f"method {chosen.method.name}",
+        made.title, done.the(Volume), done.the(Assessment), chosen, scan.acquisition, done.the(Projections).history,
+        seconds, name, scan.geometry.shape, f"method {chosen.method.name}",
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lampyris.model import Assessment
 from lampyris.path import Watch
+from lampyris.quality.gate import NOT_MEASURED
 
 people = Console(stderr=True, highlight=False)
 
@@ -59,4 +60,4 @@ def assessments(titles: Sequence[str], judged: Sequence[Assessment]) -> None:
         colour = {"pass": "green", "look": "yellow", "stop": "red"}[one.verdict]
         people.print(f"{title}: [bold {colour}]{one.verdict}[/]")
         for reason in one.reasons:
-            people.print(f"  {reason}", markup=False)
+            people.print(f"  {reason}", markup=False, style="dim" if reason.startswith(NOT_MEASURED) else None)

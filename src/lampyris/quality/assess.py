@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from lampyris.model import Acquisition, Assessment, Bool, Curve, Figure, Float64, InputError, Origin, Volume
+from lampyris.model import (
+    Acquisition,
+    Assessment,
+    Bool,
+    Curve,
+    Figure,
+    Float64,
+    InputError,
+    Origin,
+    Spectrum,
+    Volume,
+)
 from lampyris.phantom import Insert
 from lampyris.quality import detectability, dose, faults, noise, regions
 from lampyris.quality.gate import NOT_MEASURED
@@ -34,6 +45,12 @@ class _Findings:
     def miss(self, names: str, error: InputError) -> None:
         self.missing += [f"{NOT_MEASURED}{name}: {error}" for name in names.split()]
 
+    def take(self, found: Found) -> Found:
+        self.figures += found.figures
+        self.curves += found.curves
+        self.missing += found.missing
+        return found
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Masks:
@@ -51,14 +68,16 @@ def assess(
     acquisition: Acquisition | None = None,
     truth: Volume | None = None,
     inserts: Sequence[Insert | Rod] = (),
+    spectrum: Spectrum | None = None,
     ctdivol_origin: Origin = "reported",
 ) -> Assessment:
     """Measure what can be measured; the verdict is left to `gate.judge`.
 
     An image in HU gives noise, NPS, CT numbers, size and dose; one in 1/mm the noise, faults and comparison only.
     `truth` may lie on another grid in the same frame and quantity: it is averaged onto the image's. `inserts` are in
-    the volume's own frame. CTDIvol comes from `acquisition`; say with `ctdivol_origin` whether a scanner reported it or
-    we computed it. What could not be measured, and why, stands in `reasons` and alone changes no verdict.
+    the volume's own frame; with the `spectrum` of the scan their materials say what HU to expect. CTDIvol comes from
+    `acquisition`; say with `ctdivol_origin` whether a scanner reported it or we computed it. What could not be
+    measured, and why, stands in `reasons` and alone changes no verdict.
 
     Raises InputError when the truth is in another frame or quantity, or does not overlap.
     """
@@ -68,11 +87,11 @@ def assess(
     findings.add("fault_constant_slices", broken.constant_slices, "slices")
     masks = _masks(volume)
     real = None if truth is None else _real(truth, volume)
-    spectrum = _noise(volume, masks, findings)
+    power = _noise(volume, masks, findings)
     _rings(volume, acquisition, masks, findings)
-    found = _inserts(volume, inserts, real, findings)
-    if spectrum is not None:
-        _detectability(spectrum, found, findings)
+    found = findings.take(measure(volume, inserts, real, spectrum))
+    if power is not None:
+        _detectability(power, found, findings)
     if volume.quantity == "HU":
         _surroundings(masks, findings)
         _dose(volume, acquisition, ctdivol_origin, masks, findings)
@@ -210,14 +229,6 @@ def _axis_mm(volume: Volume, acquisition: Acquisition | None) -> Float64:
     if acquisition is None:
         raise InputError("where the axis of rotation lies in patient coordinates is not told")
     return np.asarray(acquisition.DataCollectionCenterPatient, np.float64)
-
-
-def _inserts(volume: Volume, known: Sequence[Insert | Rod], real: Volume | None, findings: _Findings) -> Found:
-    found = measure(volume, known, real)
-    findings.figures += found.figures
-    findings.curves += found.curves
-    findings.missing += found.missing
-    return found
 
 
 def _detectability(spectrum: noise.NoisePower, found: Found, findings: _Findings) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lampyris.model import Curve, Figure, Float64, InputError, Volume
+from lampyris.model import Curve, Figure, Float64, InputError, Spectrum, Volume
 from lampyris.phantom import Insert
+from lampyris.physics.detector import hounsfield
 from lampyris.quality import resolution
 from lampyris.quality.gate import NOT_MEASURED
 from lampyris.quality.regions import Cylinder, Sphere, Statistics, bounds, positions, statistics
@@ -16,6 +17,8 @@ CORE = 0.7
 """Part of an insert's radius that is measured: its blurred edge stays out (ACR CT manual uses about the same)."""
 EDGE_CONTRAST_HU = 50.0
 """Contrast below which an insert is not tried as an edge."""
+BEHIND_WATER_MM = 200.0
+"""Water in front of an insert for the HU that its material is expected to show: the middle of a slim body."""
 EDGES = ("right", "left", "top", "bottom")
 
 
@@ -46,22 +49,27 @@ def slug(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def measure(volume: Volume, inserts: Sequence[Insert | Rod], truth: Volume | None = None) -> Found:
+def measure(
+    volume: Volume,
+    inserts: Sequence[Insert | Rod],
+    truth: Volume | None = None,
+    spectrum: Spectrum | None = None,
+) -> Found:
     """Everything that can be told of inserts at known places, in the volume's own frame.
 
     HU: mean over the inner 0.7 radii, a ball (a cylinder for a `Rod`, and where the image is thinner than the ball).
-    Where the expected value is told by the rod, the truth, or a material that is the same in every beam (air, water and
-    water at another density), also its error. Uniformity: largest |edge − centre| of inserts called "… centre",
-    "… right" and so on. Transfer functions where an insert proves to be a rod in a flat background, or a wire thinner
-    than a pixel.
+    Its error too, where the expected value is told by the rod, the truth, a material that is the same in every beam
+    (air, water and water at another density), or a material seen by `spectrum` behind 200 mm of water. Uniformity:
+    largest |edge − centre| of inserts called "… centre", "… right" and so on. Transfer functions where an insert proves
+    to be a rod in a flat background, or a wire thinner than a pixel.
     `truth` lies on the volume's grid.
     """
     figures: list[Figure] = []
     curves: list[Curve] = []
     transfers: list[tuple[str, resolution.Transfer]] = []
-    missing: list[str] = []
     means: dict[str, float] = {}
-    for insert in inserts:
+    inside, missing = _within(volume, inserts)
+    for insert in inside:
         name = slug(insert.name)
         goal = f"hu_{name}"
         try:
@@ -72,7 +80,9 @@ def measure(volume: Volume, inserts: Sequence[Insert | Rod], truth: Volume | Non
             core = _core(volume, insert)
             inner = statistics(volume, core)
             means[insert.name] = inner.mean
-            figures += _hu(name, inner, core, _expected(insert, core, truth, volume.quantity), volume.quantity)
+            figures += _hu(
+                name, inner, core, _expected(insert, core, truth, volume.quantity, spectrum), volume.quantity
+            )
             goal = _titled(name, "f50")
             if (rod := _as_rod(volume, insert, inner.mean)) is not None:
                 transfers.append((name, resolution.ttf(volume, rod)))
@@ -87,6 +97,18 @@ def measure(volume: Volume, inserts: Sequence[Insert | Rod], truth: Volume | Non
                 missing.append(f"{NOT_MEASURED}{_titled(name, label)}: {error}")
     figures += _uniformity(means, volume.quantity)
     return Found(tuple(figures), tuple(curves), tuple(transfers), tuple(missing))
+
+
+def _within(volume: Volume, inserts: Sequence[Insert | Rod]) -> tuple[list[Insert | Rod], list[str]]:
+    """The inserts whose middle lies in the image, and one sentence about those that do not."""
+    last = np.asarray(volume.grid.shape) - 0.5
+    inside: list[Insert | Rod] = []
+    beyond: list[Insert | Rod] = []
+    for insert in inserts:
+        index = volume.grid.index(insert.centre_mm)
+        (inside if ((index >= -0.5) & (index <= last)).all() else beyond).append(insert)
+    names = ", ".join(f"hu_{slug(insert.name)}" for insert in beyond)
+    return inside, [f"{NOT_MEASURED}{names}: outside the image"] if beyond else []
 
 
 def expected_hu(material: str) -> float | None:
@@ -121,7 +143,7 @@ def _normal(volume: Volume) -> tuple[float, float, float]:
 
 
 def _expected(
-    insert: Insert | Rod, core: Sphere | Cylinder, truth: Volume | None, quantity: str
+    insert: Insert | Rod, core: Sphere | Cylinder, truth: Volume | None, quantity: str, spectrum: Spectrum | None
 ) -> tuple[float, str] | None:
     if isinstance(insert, Rod) and insert.expected_hu is not None:
         return insert.expected_hu, "told with the rod"
@@ -130,8 +152,15 @@ def _expected(
             return statistics(truth, core).mean, "truth"
         except InputError:
             pass  # the truth does not reach so far; the material may still tell
-    hu = expected_hu(insert.material) if quantity == "HU" else None
-    return None if hu is None else (hu, f"material {insert.material}")
+    if quantity != "HU" or not insert.material:
+        return None
+    hu = expected_hu(insert.material)
+    if hu is not None:
+        return hu, f"material {insert.material}"
+    if spectrum is None:
+        return None
+    told = f"material {insert.material} in this beam behind {BEHIND_WATER_MM:g} mm of water"
+    return hounsfield(insert.material, spectrum, behind_water_mm=BEHIND_WATER_MM), told
 
 
 def _hu(

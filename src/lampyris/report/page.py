@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from lampyris.model import Acquisition, Applied, Assessment, Figure, Recipe, StorageError, Volume
+from lampyris.quality.gate import NOT_MEASURED
 from lampyris.report.pictures import planes, plot, png, windows_for
 
 
@@ -33,6 +34,7 @@ def write_page(path: Path, title: str, source: str, columns: Sequence[Column]) -
     template = files("lampyris.report").joinpath("page.html.jinja").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["number"] = number
+    environment.tests["unmeasured"] = lambda reason: reason.startswith(NOT_MEASURED)
     text = environment.from_string(template).render(
         title=title,
         source=source,
