@@ -16,8 +16,8 @@ from lampyris.raw.xcist import Setup
 
 SETUP = {
     "sid": 541.0, "sdd": 949.0, "rows": 3, "cols": 7, "rowSize": 1.7, "colSize": 2.9, "colOffset": 0.25,
-    "rowOffset": 0.4, "viewsPerRotation": 8, "viewCount": 5, "tableFeed_mm_per_rot": 4.0, "startZ": -3.0, "mA": 50.0, "wobble": 0.6,
-    "eNoise_electrons": 3000.0, "gain_e_per_keV": 16.0,
+    "rowOffset": 0.4, "viewsPerRotation": 8, "viewCount": 5, "tableFeed_mm_per_rot": 4.0, "startZ": -3.0, "mA": 50.0,
+    "wobble": 0.6, "eNoise_electrons": 3000.0, "gain_e_per_keV": 16.0,
 }  # fmt: skip
 
 CFG = """
