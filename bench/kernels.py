@@ -22,6 +22,18 @@ STEP_MM = CELL_MM[1] * 595 / 1085.6
 PLACE = (20.0, -9.0)
 SIGMA_MM = 0.2
 
+TEXT = f"""# Reconstruction kernels
+
+What each kernel does is written in `lampyris.recon.kernels`; `Kernel.ttf` and `Kernel.f50_per_mm` give its theory for
+any scanner. A compensated kernel (body, lung) gives back what linear interpolation loses, so that it means the same on
+every scanner; the others are relative to the detector's Nyquist frequency. This table is printed by
+`python -m bench.kernels`: the 64-row scanner's geometry, aperture included, no focal-spot blur.
+
+TTF f50 in 1/mm (sampling and aperture {STEP_MM:.4f} mm at the isocentre, Nyquist {0.5 / STEP_MM:.3f} /mm):
+
+| kernel | theory | axial, edge | axial, wire | helical, edge | helical, wire | theory f10 | what it is |
+|---|---|---|---|---|---|---|---|"""
+
 
 def _gantry(rows: int, parts: int) -> Gantry:
     central = (COLUMNS / 2 + 0.25) * parts - 0.5
@@ -51,20 +63,7 @@ def main() -> None:
     place = (PLACE[0], 0.0, PLACE[1])
     rod = {scan: _projections(scan, Cylinder(place, (12.5, 12.5), 900.0)) for scan in ("axial", "helical")}
     wire = {scan: _projections(scan, Gaussian(place, (SIGMA_MM, 9000.0, SIGMA_MM))) for scan in ("axial", "helical")}
-    print("# Reconstruction kernels\n")
-    print("What each kernel does is written in `lampyris.recon.kernels`; `Kernel.ttf` and `Kernel.f50_per_mm` give its")
-    print(
-        "theory for any scanner. A compensated kernel (body, lung) gives back what linear interpolation loses, so that it"
-    )
-    print("means the same on every scanner; the others are relative to the detector's Nyquist frequency. This table is")
-    print(
-        "printed by `python -m bench.kernels`: the 64-row scanner's geometry, aperture included, no focal-spot blur.\n"
-    )
-    print(f"TTF f50 in 1/mm (sampling and aperture {STEP_MM:.4f} mm at the isocentre):\n")
-    print(
-        "| kernel | theory | axial, edge | axial, wire | helical, edge | helical, wire | theory f10 (0.710 is Nyquist) | what it is |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print(TEXT)
     for name, kernel in KERNELS.items():
         found = []
         for scan in ("axial", "helical"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, GridRequest, Orbit, Progress, Projections
 from lampyris.projector.backprojection import Backprojector
-from lampyris.projector.planar import PlanarBackprojector
+from lampyris.projector.planar import PlanarBackprojector, fits
 from lampyris.recon.field import Circle, Field, choose_field, measured_reach, shadow
 from lampyris.recon.filtering import RampFilter, cosine_weights, filter_rows, ramp_filter
 from lampyris.recon.kernels import Kernel
@@ -121,8 +121,7 @@ def filter_and_backproject(
     some views: exact for an object that does not change along y, the usual approximation otherwise.
     """
     taller = _taller(geometry, extra_rows)
-    planar = taller.rows == 1 and grid.shape[0] == 1
-    sum_of_views = (PlanarBackprojector if planar else Backprojector)(taller, grid, weighting="fdk")
+    sum_of_views = (PlanarBackprojector if fits(taller, grid) else Backprojector)(taller, grid, weighting="fdk")
     batch = max(1, BATCH_BYTES // (4 * geometry.rows * geometry.columns))
     for first in range(0, geometry.views, batch):
         part = slice(first, min(first + batch, geometry.views))
