@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from lampyris.model import CalibrationError, Float64, InputError, Noise, RawScan
+from lampyris.physics.attenuation import linear_attenuation_per_mm
 from lampyris.physics.detector import compound_gain, detected_weights
 from lampyris.simulate.optics import fan_and_cone_rad
 
@@ -25,7 +26,8 @@ def lower_dose(
     """The same scan at `fraction` (0…1] of its exposure, with its dark offset and number format.
 
     The mean of a ray is estimated from the ray and its eight neighbours, so that its own noise is not squared into
-    the added noise; a negative estimate counts as no photons. Behind a bowtie the gain follows the beam's hardness.
+    the added noise; a negative estimate counts as no photons. Where the spectrum is known, the gain follows the beam's
+    hardness behind the bowtie and, where the air scan is known too, behind as much water as attenuates the ray.
     `cross_talk` (along rows' axis, along columns' axis) gives the added quantum noise the detector's correlation.
     Integers are rounded again and widened where they would not fit. Fraction 1 returns the scan itself.
 
@@ -36,29 +38,27 @@ def lower_dose(
     noise, dark = _known(scan)
     if fraction == 1:
         return scan
-    gain = noise.gain_counts * _hardness(scan)
-    integer = np.issubdtype(scan.counts.dtype, np.integer)
-    electronic = max(0.0, (1 - fraction**2) * noise.electronic_counts**2 - (ROUNDING if integer else 0.0))
-    wide = np.empty(scan.geometry.shape, np.float32 if not integer else scan.counts.dtype)
+    hardness = _Hardness(scan)
+    integer = bool(np.issubdtype(scan.counts.dtype, np.integer))
+    rounding = ROUNDING if integer else 0.0
+    electronic = max(0.0, (1 - fraction**2) * noise.electronic_counts**2 - rounding)
+    lower = np.empty(scan.geometry.shape, scan.counts.dtype if integer else np.float32)
     for first in range(0, scan.views, BLOCK):
         block = slice(first, first + BLOCK)
         net = scan.read(block).astype(np.float64) - dark
         mean = np.maximum(ndimage.uniform_filter(net, (1, 3, 3), mode="nearest"), 0.0)
-        quantum = np.sqrt(fraction * (1 - fraction) * gain * mean) * _correlated(net.shape, rng, cross_talk)
-        lowered = fraction * net + quantum + np.sqrt(electronic) * rng.standard_normal(net.shape) + dark
+        quantum = fraction * (1 - fraction) * noise.gain_counts * hardness(mean, block) * mean
+        lowered = fraction * net + dark + _added(quantum, electronic, rng, cross_talk)
         if integer:
             lowered = np.rint(lowered)
-            wide = _fitting(wide, lowered)
-        wide[block] = lowered
-    left = fraction**2 * noise.electronic_counts**2 + electronic + (ROUNDING if integer else 0.0)
+            lower = _fitting(lower, lowered)
+        lower[block] = lowered
+    left = fraction**2 * noise.electronic_counts**2 + electronic + rounding
     facts = scan.acquisition
-    facts = replace(
-        facts,
-        dose_fraction=facts.dose_fraction * fraction,
-        CTDIvol=None if facts.CTDIvol is None else facts.CTDIvol * fraction,
-    )
+    dose = None if facts.CTDIvol is None else facts.CTDIvol * fraction
+    facts = replace(facts, dose_fraction=facts.dose_fraction * fraction, CTDIvol=dose)
     return replace(
-        scan, counts=wide, exposure_mas=scan.exposure_mas * fraction, acquisition=facts, id="",
+        scan, counts=lower, exposure_mas=scan.exposure_mas * fraction, acquisition=facts, id="",
         noise=Noise(noise.gain_counts, float(np.sqrt(left))),
     )  # fmt: skip
 
@@ -76,25 +76,53 @@ def _known(scan: RawScan) -> tuple[Noise, Float64]:
     return scan.noise, dark
 
 
-def _hardness(scan: RawScan) -> Float64:
-    """(columns,): mean energy of the signal behind the bowtie over that on the central ray; 1 where unknown."""
-    if scan.spectrum is None or scan.spectrum.bowtie is None or scan.geometry.parallel:
-        return np.ones(scan.geometry.columns)
-    fan, _ = fan_and_cone_rad(scan.geometry, 0)
-    weights = detected_weights(scan.spectrum, np.append(fan[scan.geometry.rows // 2], 0.0))
-    energy = compound_gain(scan.spectrum, weights)
-    return np.asarray(energy[:-1] / energy[-1], np.float64)
+class _Hardness:
+    """Variance over mean relative to the central ray in air: the mean energy of what is detected (1 if unknown)."""
+
+    STEP, BINS = 0.25, 48
+    """Tabulated in −ln(count/air): 0, 0.25 … 11.75."""
+
+    def __init__(self, scan: RawScan) -> None:
+        self.scan = scan
+        self.table: Float64 | None = None
+        if scan.spectrum is None or scan.geometry.parallel:
+            return
+        fan, _ = fan_and_cone_rad(scan.geometry, 0)
+        weights = detected_weights(scan.spectrum, np.append(fan[scan.geometry.rows // 2], 0.0))
+        per_mm = linear_attenuation_per_mm("water", scan.spectrum.energy_kev)
+        lengths_mm = np.linspace(0.0, 800.0, 81)
+        behind = weights[:, None] * np.exp(-lengths_mm[:, None] * per_mm)
+        energy, signal = compound_gain(scan.spectrum, behind), behind.sum(-1)
+        depth = np.log(signal[:, :1] / signal)
+        at = self.STEP * np.arange(self.BINS)
+        self.table = (
+            np.array([np.interp(at, d, e) for d, e in zip(depth[:-1], energy[:-1], strict=True)]) / energy[-1, 0]
+        )
+
+    def __call__(self, mean: Float64, block: slice) -> Float64:
+        """For mean net counts (views, rows, columns) of some views; the last entry holds beyond the table."""
+        if self.table is None:
+            return np.ones(1)
+        scan = self.scan
+        if scan.air is None or scan.dark is None:
+            return self.table[:, 0]
+        mas = scan.exposure_mas[block] / scan.air_exposure_mas
+        spot = np.arange(scan.views)[block] % scan.focal_spots
+        air = (scan.air - scan.dark)[spot] * mas[:, None, None]
+        ratio = np.clip(mean / np.maximum(air, 1e-9), np.exp(-self.STEP * (self.BINS - 1)), 1.0)
+        index = np.rint(-np.log(ratio) / self.STEP).astype(np.int64)
+        return np.asarray(self.table[np.arange(scan.geometry.columns), index], np.float64)
 
 
-def _correlated(shape: tuple[int, ...], rng: np.random.Generator, cross_talk: tuple[float, float]) -> Float64:
-    """Standard normal deviates, correlated between neighbours as cross-talk makes them."""
-    white = rng.standard_normal(shape)
+def _added(quantum: Float64, electronic: float, rng: np.random.Generator, cross_talk: tuple[float, float]) -> Float64:
+    """Normal noise of variance `quantum` + `electronic`; cross-talk correlates the first part between neighbours."""
+    white = rng.standard_normal(quantum.shape)
     v, u = cross_talk
     if v == u == 0:
-        return white
+        return np.asarray(np.sqrt(quantum + electronic) * white, np.float64)
     kernel = np.array([[0, v, 0], [u, 1 - 2 * (u + v), u], [0, v, 0]])
-    kernel = kernel / np.sqrt((kernel**2).sum())
-    return np.asarray(ndimage.convolve(white, kernel[None], mode="nearest"), np.float64)
+    smeared = ndimage.convolve(white, kernel[None] / np.sqrt((kernel**2).sum()), mode="nearest")
+    return np.asarray(np.sqrt(quantum) * smeared + np.sqrt(electronic) * rng.standard_normal(quantum.shape), np.float64)
 
 
 def _fitting(counts: np.ndarray, block: Float64) -> np.ndarray:
