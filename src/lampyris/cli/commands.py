@@ -53,7 +53,7 @@ class Source:
 
 def journey(arguments: argparse.Namespace) -> int:
     """The main job: every image of a source side by side, as DICOM and as one page."""
-    source = _source(arguments.source or "thorax")
+    source = _source(arguments, arguments.source or "thorax")
     with _whole_folder(arguments.output, replace=arguments.replace) as folder:
         columns = [_column(arguments, source, made, folder) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
@@ -69,7 +69,7 @@ def journey(arguments: argparse.Namespace) -> int:
 
 def simulate(arguments: argparse.Namespace) -> int:
     """SOURCE → one .lraw."""
-    source = _source(arguments.source)
+    source = _source(arguments, arguments.source)
     if source.subject is None:
         assert source.scan is not None
         scan = virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
@@ -82,7 +82,7 @@ def simulate(arguments: argparse.Namespace) -> int:
 
 def recon(arguments: argparse.Namespace) -> int:
     """A raw scan → a judged DICOM series."""
-    scan = raw.read(arguments.scan)
+    scan = _read(arguments, arguments.scan)
     chosen = _recipe(arguments, scan)
     with terminal.watched("") as watch:
         made = _image(arguments, scan, chosen, path.Reference(), Study(), arguments.output, watch)
@@ -102,7 +102,7 @@ def assess(arguments: argparse.Namespace) -> int:
     )
     reference = path.Reference()
     if arguments.truth is not None:
-        reference = _truth(arguments.truth, acquisition)
+        reference = _truth(arguments, acquisition)
     figures = quality.assess(volume, acquisition=acquisition, truth=reference.truth, inserts=reference.inserts)
     assessment = quality.judge(figures, path.recipe(arguments.recipe).limits)
     if arguments.json:
@@ -120,8 +120,7 @@ def raw_info(arguments: argparse.Namespace) -> int:
 
 def raw_convert(arguments: argparse.Namespace) -> int:
     """Any readable raw scan → .lraw or DICOM-CT-PD."""
-    options = {"tube_voltage_kv": arguments.kv, "central_column": arguments.central_column}
-    scan = raw.read(arguments.scan, **{name: value for name, value in options.items() if value is not None})
+    scan = _read(arguments, arguments.scan)
     if arguments.output.suffix == ".lraw":
         raw.write(scan, arguments.output)
     else:
@@ -153,7 +152,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _source(text: str) -> Source:
+def _source(arguments: argparse.Namespace, text: str) -> Source:
     """A phantom's name, a raw scan, or a volume that a patient could have been."""
     if text in PHANTOMS and not Path(text).exists():
         body = PHANTOMS[text]()
@@ -164,7 +163,7 @@ def _source(text: str) -> Source:
     if not place.exists():
         raise InputError(f"{text}: no such file or folder, and none of the phantoms {', '.join(sorted(PHANTOMS))}")
     if any(each.recognises(place) for each in raw.FORMATS):
-        return Source(f"raw scan {place.name}", Study(), scan=raw.read(place))
+        return Source(f"raw scan {place.name}", Study(), scan=_read(arguments, place))
     series = dicom.subject(place)
     for note in series.notes:
         terminal.say(f"note: {note}")
@@ -178,11 +177,20 @@ def _source(text: str) -> Source:
     return Source(f"volume {place.name}", series.study, subject=subject, reference=path.Reference(truth=lying))
 
 
-def _truth(text: str, acquisition: Acquisition) -> path.Reference:
+def _read(arguments: argparse.Namespace, place: Path | str) -> RawScan:
+    """A raw scan, with what the command line says where its format is silent."""
+    said = {
+        "tube_voltage_kv": getattr(arguments, "kv", None),
+        "central_column": getattr(arguments, "central_column", None),
+    }
+    return raw.read(place, **{name: value for name, value in said.items() if value is not None})
+
+
+def _truth(arguments: argparse.Namespace, acquisition: Acquisition) -> path.Reference:
     """The reference in the same gantry frame as the image that is judged."""
-    source = _source(text)
+    source = _source(arguments, arguments.truth)
     if source.subject is None:
-        raise InputError(f"{text} is a raw scan; a truth is a series, a volume or a phantom")
+        raise InputError(f"{arguments.truth} is a raw scan; a truth is a series, a volume or a phantom")
     body = source.subject.body
     if isinstance(body, Volume):
         own = source.subject.acquisition
@@ -219,7 +227,7 @@ def _scans(arguments: argparse.Namespace, source: Source) -> Iterator[Made]:
 def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, title: str) -> Made:
     first, last = arguments.span or (None, None)
     protocol = virtual.Protocol(
-        arguments.protocol, arguments.kv, arguments.mas, arguments.pitch, first_mm=first, last_mm=last
+        arguments.protocol, arguments.kv or 120.0, arguments.mas, arguments.pitch, first_mm=first, last_mm=last
     )
     order = path.ScanOrder(arguments.scanner, protocol, dose, arguments.seed)
     with terminal.watched(title) as watch:
@@ -254,7 +262,7 @@ def _image(
 
 def _recipe(arguments: argparse.Namespace, scan: RawScan) -> Recipe:
     """The recipe asked for, with the changes of this command line; without a spectrum there are no HU to be had."""
-    name = arguments.recipe or ("routine" if scan.spectrum is not None else "industrial")
+    name = arguments.recipe or ("industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine")
     chosen = path.recipe(name)
     wanted = {
         "field_of_view_mm": arguments.fov,

@@ -64,10 +64,15 @@ def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
+def _reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--kv", type=float, default=None, help="tube voltage where the scan does not say it (kV)")
+    command.add_argument("--central-column", type=float, default=None, help="rotation axis where it does not say it")
+
+
 def _virtual(command: argparse.ArgumentParser) -> None:
     command.add_argument("--scanner", default="mdct64", metavar="P", help="scanner preset (default mdct64)")
     command.add_argument("--protocol", default="helical", choices=("helical", "axial"), help="default helical")
-    command.add_argument("--kv", type=float, default=120.0, help="tube voltage, kV (default 120)")
+    _reading(command)
     command.add_argument("--mas", type=float, default=100.0, help="mAs per turn at full dose (default 100)")
     command.add_argument("--pitch", type=float, default=1.0, help="helical pitch (default 1)")
     command.add_argument(
@@ -133,6 +138,7 @@ def _recon(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
         "lampyris recon scan.lraw -o series",
     )
     command.add_argument("scan", help="a raw scan in any format that `lampyris raw info` reads")
+    _reading(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     _recipe(command)
     _json(command)
@@ -171,10 +177,7 @@ def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     convert.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="NAME.lraw, or a folder for DICOM-CT-PD"
     )
-    convert.add_argument("--kv", type=float, default=None, help="tube voltage where the format does not say it")
-    convert.add_argument(
-        "--central-column", type=float, default=None, help="rotation axis where the format does not say it"
-    )
+    _reading(convert)
     _json(convert)
     convert.set_defaults(run=commands.raw_convert)
     verify = _command(
