@@ -20,6 +20,9 @@ from lampyris.cli import terminal
 from lampyris.model import (
     Acquisition,
     Assessment,
+    Gantry,
+    Geometry,
+    Grid,
     InputError,
     Projections,
     RawScan,
@@ -32,6 +35,8 @@ from lampyris.model.volume import DEFAULT_AXES
 
 HELD_BACK = 3
 """Exit code when the gate stops an image."""
+DEMONSTRATION = ("thorax", (-20.0, 70.0))
+"""What a journey scans when it is given nothing: the phantom's heart, nodules and trachea, mm along the table."""
 PHANTOMS: dict[str, Callable[[], phantom.Phantom]] = {
     "thorax": phantom.thorax,
     "quality": phantom.image_quality,
@@ -53,7 +58,10 @@ class Source:
 
 def journey(arguments: argparse.Namespace) -> int:
     """The main job: every image of a source side by side, as DICOM and as one page."""
-    source = _source(arguments, arguments.source or "thorax")
+    if arguments.source is None:
+        arguments.source, span = DEMONSTRATION
+        arguments.span = arguments.span or span
+    source = _source(arguments, arguments.source)
     with _whole_folder(arguments.output, replace=arguments.replace) as folder:
         columns = [_column(arguments, source, made, folder) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
@@ -142,14 +150,30 @@ def doctor(arguments: argparse.Namespace) -> int:
     """Engines, devices and versions of this machine."""
     engines = projector.available()
     packages = {name: version(name) for name in ("numpy", "numba", "scipy", "zarr", "pydicom")}
+    error = _self_test()
     if arguments.json:
-        terminal.machine({"engines": [dataclasses.asdict(one) for one in engines], "packages": packages})
+        found = [dataclasses.asdict(one) for one in engines]
+        terminal.machine({"engines": found, "packages": packages, "self_test_error": error})
     terminal.say(f"Lampyris {__version__}, Python {platform.python_version()}, {platform.machine()}")
     terminal.say(", ".join(f"{name} {number}" for name, number in packages.items()))
     for engine in engines:
         state = "[green]usable[/]" if engine.usable else "[yellow]not usable[/]"
         terminal.say(f"engine {engine.name}: {state}; {engine.reason}")
+    terminal.say(f"self-test: ⟨Ax, y⟩ and ⟨x, Aᵀy⟩ agree to {error:.1e}")
     return 0
+
+
+def _self_test() -> float:
+    """Relative difference of ⟨Ax, y⟩ and ⟨x, Aᵀy⟩ of the CPU engine on a small curved cone-beam scan."""
+    gantry = Gantry(541.0, 949.0, 24, 61, (1.7, 2.9), True, 11.0, 31.25)
+    geometry = Geometry.circular(gantry, np.linspace(0.0, 350.0, 36))
+    operator = projector.Projector(geometry, Grid.centred((17, 40, 44), (1.5, 2.0, 1.9)))
+    rng = np.random.default_rng(0)
+    image = rng.random(operator.grid.shape, np.float32)
+    data = rng.random(geometry.shape, np.float32)
+    there = float(np.vdot(operator.forward(image).astype(np.float64), data))
+    back = float(np.vdot(image.astype(np.float64), operator.adjoint(data)))
+    return abs(there - back) / abs(there)
 
 
 def _source(arguments: argparse.Namespace, text: str) -> Source:

@@ -102,7 +102,7 @@ def _journey(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "lampyris journey chest/ -o out",
     )
     command.add_argument(
-        "source", nargs="?", help="DICOM folder or archive, NIfTI, or raw scan (default: thorax phantom)"
+        "source", nargs="?", help="DICOM folder or archive, NIfTI, or raw scan (default: 90 mm of the thorax phantom)"
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument(

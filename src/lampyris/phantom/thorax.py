@@ -54,7 +54,7 @@ def _inserts() -> tuple[Insert, ...]:
         Insert("aorta", (24.0, -40.0, -33.0), 8.0, BLOOD),
         Insert("liver", (-52.0, -115.0, 5.0), 20.0, "liver"),
         Insert("vertebra", (0.0, _levels()[4], -50.0), 9.0, SPONGY),
-        Insert("trachea", (-6.0, 75.0, -12.0), 5.0, AIR),
+        Insert("trachea", (-6.0, 55.0, -12.0), 8.5, AIR),
         Insert("muscle", (0.0, -100.0, 60.0), 10.0, TISSUE),
         Insert("fat", (161.0, 0.0, 0.0), 4.0, FAT),
     ]
