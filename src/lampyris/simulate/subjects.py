@@ -19,7 +19,7 @@ from lampyris.projector.operator import Projector
 TISSUES: tuple[str, ...] = ("soft_tissue", "adipose", "cortical_bone")
 DENSE_HU = 100.0
 FLESH_HU = -300.0
-CUT_SHARE = 0.03
+CUT_SHARE = 0.08
 """Share of a slice's outermost measured voxels that may be flesh: a couch or a skin fold, but no cut flank."""
 
 
