@@ -10,7 +10,8 @@ from lampyris.model import GeometryError, Grid, InputError, Volume
 from lampyris.phantom import Cylinder, Ellipsoid, Part, Phantom, path_lengths_mm, voxelise, water_cylinder
 from lampyris.physics.attenuation import linear_attenuation_per_mm
 from lampyris.physics.detector import detected_weights
-from lampyris.simulate import Protocol, Scanner, run, scan, scanner
+from lampyris.projector.operator import Projector
+from lampyris.simulate import Protocol, Scanner, scan, scanner, subjects
 from lampyris.simulate.scatter import forward_scatter
 from lampyris.simulate.subjects import TISSUES, VolumeSubject, refuse_truncated, tissue_nodes
 
@@ -131,7 +132,7 @@ def test_cross_talk_correlates_neighbours_and_conserves_the_signal(machine):
 
 def test_counts_depend_on_the_seed_and_not_on_blocks_or_threads(machine, monkeypatch):
     first = scan(BODY, machine, AXIAL, seed=5)
-    monkeypatch.setattr(run, "BLOCK", 13)
+    monkeypatch.setattr(subjects.PhantomSubject, "views_at_once", 13)
     threads = nb.get_num_threads()
     nb.set_num_threads(1)
     try:
@@ -242,8 +243,23 @@ def test_what_was_not_measured_is_air(machine):
     holes = np.where(valid, volume.values, np.float32(3000.0))
     clean = VolumeSubject(volume, 63.0)
     padded = VolumeSubject(replace(volume, values=holes, valid=valid), 63.0)
-    for one, two in zip(clean.amounts, padded.amounts, strict=True):
+    for (grid, one), (same, two) in zip(clean.pieces, padded.pieces, strict=True):
         np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(grid.first_voxel_mm, same.first_voxel_mm)
+
+
+def test_cropping_a_volume_to_its_body_loses_no_ray(machine, lopsided_helix):
+    """Off-centre and wanting in every direction: the pieces project as the whole volume does."""
+    volume = _cylinder_volume(radius_mm=31.0)
+    volume = replace(volume, grid=Grid.centred(volume.grid.shape, volume.grid.spacing_mm, (37.0, -4.0, -22.0)))
+    pieces = VolumeSubject(volume, 63.0)
+    assert all(np.prod(piece.shape) < 0.3 * volume.values.size for _, piece in pieces.pieces)
+    nodes, amounts = tissue_nodes(63.0)
+    lengths = pieces.lengths_mm(lopsided_helix)
+    for found, amount in zip(lengths, amounts, strict=True):
+        whole = np.interp(volume.values, nodes, amount).astype(np.float32)
+        np.testing.assert_allclose(found, Projector(lopsided_helix, volume.grid).forward(whole), atol=2e-3)
+    assert lengths.max() > 30
 
 
 def test_a_volume_that_cuts_the_body_is_refused(machine):

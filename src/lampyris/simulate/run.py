@@ -34,7 +34,6 @@ from lampyris.simulate.scanners import Scanner
 from lampyris.simulate.scatter import forward_scatter
 from lampyris.simulate.subjects import Subject, subject_of
 
-BLOCK = 8
 SCOUTS_PER_TURN = 16
 CELLS, DARK, AIR, VIEWS = range(4)
 """Random streams of one seed."""
@@ -159,20 +158,26 @@ class _Machine:
 
     def measure(self, progress: Progress) -> np.ndarray:
         """The counts of every view."""
-        views = self.plan.geometry.views
+        views, step = self.plan.geometry.views, self.subject.views_at_once
         counts = np.empty(self.plan.geometry.shape, self._dtype())
+        blocks = [range(first, min(first + step, views)) for first in range(0, views, step)]
         threads = nb.get_num_threads()
         with ThreadPoolExecutor(threads) as pool:
-            for first in range(0, views, BLOCK * threads):
-                blocks = [
-                    range(i, min(i + BLOCK, views)) for i in range(first, min(first + BLOCK * threads, views), BLOCK)
-                ]
-                if self.subject.one_thread:
-                    list(pool.map(lambda block: self._block(block, self._lengths(block), counts), blocks))
-                else:  # the projector brings its own threads, and may only be called by one
-                    ready = [(block, self._lengths(block)) for block in blocks]
-                    list(pool.map(lambda pair: self._block(pair[0], pair[1], counts), ready))
-                progress(blocks[-1].stop / views)
+            if self.subject.one_thread:
+                for first in range(0, len(blocks), threads):
+                    some = blocks[first : first + threads]
+                    list(pool.map(lambda block: self._views(block, self._lengths(block), counts), some))
+                    progress(some[-1].stop / views)
+            else:  # the projector brings its own threads, and may only be called by one
+                for block in blocks:
+                    lengths = self._lengths(block)
+                    list(
+                        pool.map(
+                            lambda view, x=lengths, at=block: self._view(x[:, :, view - at.start], view, counts[view]),
+                            block,
+                        )
+                    )
+                    progress(block.stop / views)
         return counts
 
     def _lengths(self, block: range) -> Float32:
@@ -182,7 +187,7 @@ class _Machine:
         found = [self.subject.lengths_mm(each) for each in rays]
         return found[0][None] if len(found) == 1 else np.stack(found)  # no copy of the usual case
 
-    def _block(self, block: range, lengths: Float32, counts: np.ndarray) -> None:
+    def _views(self, block: range, lengths: Float32, counts: np.ndarray) -> None:
         for i, view in enumerate(block):
             self._view(lengths[:, :, i], view, counts[view])
 

@@ -2,7 +2,8 @@
 
 A CT volume is read as a mixture: between nodes on the HU scale the amounts of soft tissue, adipose tissue and compact
 bone vary linearly, and at each node they give that node's attenuation at the effective energy, so that every voxel's
-attenuation at that energy is exactly μ_w(1 + HU/1000). HU below −1000 are air. After Schneider et al. (1996),
+attenuation at that energy is exactly μ_w(1 + HU/1000). HU below −1000 are air, and so is all that lies outside the
+box that holds body and couch. After Schneider et al. (1996),
 Phys. Med. Biol. 41:111, with our own nodes.
 """
 
@@ -11,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
-from lampyris.model import Float32, Float64, Geometry, InputError, Volume
+from lampyris.model import Bool, Float32, Float64, Geometry, Grid, InputError, Volume
 from lampyris.phantom import Phantom, Tracer
 from lampyris.physics.attenuation import linear_attenuation_per_mm, material
 from lampyris.projector.operator import Projector
@@ -19,6 +20,9 @@ from lampyris.projector.operator import Projector
 TISSUES: tuple[str, ...] = ("soft_tissue", "adipose", "cortical_bone")
 DENSE_HU = 100.0
 FLESH_HU = -300.0
+BODY_HU = -800.0
+MARGIN = 5
+"""What lies more than so many voxels outside the box of everything above BODY_HU is air, whatever its noise says."""
 CUT_SHARE = 0.08
 """Share of a slice's outermost measured voxels that may be flesh: a couch or a skin fold, but no cut flank."""
 
@@ -30,6 +34,8 @@ class Subject(Protocol):
     extent_mm: tuple[float, float]
     one_thread: bool
     """Whether `lengths_mm` keeps to the thread that calls it, so that several may."""
+    views_at_once: int
+    """How many views a call should ask for."""
 
     def lengths_mm(self, geometry: Geometry) -> Float32:
         """(materials, views, rows, columns) float32."""
@@ -40,6 +46,7 @@ class PhantomSubject:
     """A phantom; materials that differ only in density are one basis material."""
 
     one_thread = True
+    views_at_once = 8
 
     def __init__(self, phantom: Phantom) -> None:
         self.extent_mm = phantom.axial_extent_mm
@@ -60,6 +67,7 @@ class VolumeSubject:
     """A CT volume in HU in the gantry frame; what was not measured is air."""
 
     one_thread = False
+    views_at_once = 64  # each call copies its slab of the image once
 
     def __init__(self, volume: Volume, energy_kev: float, *, truncated_ok: bool = False) -> None:
         """Raises InputError for a volume that is not HU, not in the gantry frame or cut by its field of view."""
@@ -72,15 +80,49 @@ class VolumeSubject:
             refuse_truncated(volume)
         hu = volume.values if volume.valid is None else np.where(volume.valid, volume.values, np.float32(-1000.0))
         nodes, amounts = tissue_nodes(energy_kev)
-        self.grid = volume.grid
-        self.materials = TISSUES
-        self.amounts = [np.interp(hu, nodes, amount).astype(np.float32) for amount in amounts]
-        corners = volume.grid.position_mm([(0, 0, 0), np.asarray(volume.grid.shape) - 1])[:, 1]
-        self.extent_mm = (float(corners.min()), float(corners.max()))
+        box = _box(hu > BODY_HU, MARGIN)
+        self.materials, self.pieces = TISSUES, []
+        for amount in amounts:
+            piece = np.interp(hu[box], nodes, amount).astype(np.float32)
+            filled = _box(piece != 0, 0)
+            grid = _cropped(_cropped(volume.grid, box), filled)
+            self.pieces.append((grid, np.ascontiguousarray(piece[filled])))
+        ends = volume.grid.position_mm([(0, 0, 0), np.asarray(volume.grid.shape) - 1])[:, 1]
+        self.extent_mm = (float(ends.min()), float(ends.max()))
 
     def lengths_mm(self, geometry: Geometry) -> Float32:
-        project = Projector(geometry, self.grid)
-        return np.stack([project.forward(amount) for amount in self.amounts])
+        found = np.zeros((len(self.pieces), *geometry.shape), np.float32)
+        for out, (grid, piece) in zip(found, self.pieces, strict=True):
+            first, last = _slices_seen(geometry, grid)
+            if last > first:
+                out[:] = Projector(geometry, grid.slab(first, last)).forward(piece[first:last])
+        return found
+
+
+def _box(wanted: Bool, margin: int) -> tuple[slice, slice, slice]:
+    """The smallest box of rows and columns, over all slices, that holds all that is wanted, and a margin."""
+    spans = [slice(0, wanted.shape[0])]
+    for axis in (1, 2):
+        here = np.flatnonzero(wanted.any(axis=tuple({0, 1, 2} - {axis})))
+        start, stop = (0, 1) if here.size == 0 else (int(here[0]) - margin, int(here[-1]) + 1 + margin)
+        spans.append(slice(max(0, start), min(wanted.shape[axis], stop)))
+    return spans[0], spans[1], spans[2]
+
+
+def _cropped(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
+    shape = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
+    return Grid(shape, grid.spacing_mm, grid.position_mm([float(each.start) for each in box]), grid.axes)
+
+
+def _slices_seen(geometry: Geometry, grid: Grid) -> tuple[int, int]:
+    """Slices [first, last) between the ends of all rays: a point of a ray lies between its source and its cell."""
+    corners = [
+        geometry.detector + r * (geometry.rows - 1) / 2 * geometry.v + c * (geometry.columns - 1) / 2 * geometry.u
+        for r in (-1, 1)
+        for c in (-1, 1)
+    ]
+    at = grid.index(np.concatenate([geometry.source, *corners]))[:, 0]
+    return max(0, int(np.floor(at.min())) - 2), min(grid.shape[0], int(np.ceil(at.max())) + 3)
 
 
 def subject_of(subject: Phantom | Volume, energy_kev: float, *, truncated_ok: bool = False) -> Subject:
