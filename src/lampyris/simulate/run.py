@@ -29,7 +29,7 @@ from lampyris.physics.detector import water_attenuation_per_mm
 from lampyris.physics.tube import tube_spectrum
 from lampyris.simulate import exposure, measure, optics
 from lampyris.simulate.beam import rebin
-from lampyris.simulate.protocol import Plan, Protocol, acquisition, plan
+from lampyris.simulate.protocol import Protocol, acquisition, plan
 from lampyris.simulate.scanners import Scanner
 from lampyris.simulate.scatter import forward_scatter
 from lampyris.simulate.subjects import Subject, subject_of
@@ -58,16 +58,15 @@ def scan(
         raise InputError(f"dose {dose}: expected a factor on the protocol's mAs, 0…100")
     spectrum = beam_of(scanner, protocol)
     stands = subject_of(subject, effective_energy_kev(spectrum), truncated_ok=protocol.truncated_ok)
-    planned = plan(scanner, protocol, stands.extent_mm)
-    machine = _Machine(scanner, protocol, spectrum, stands, planned, dose, seed)
+    machine = _Machine(scanner, protocol, spectrum, stands, dose, seed)
     counts = machine.measure(progress)
-    facts = acquisition(scanner, protocol, planned, dose)
+    facts = acquisition(scanner, protocol, machine.plan, dose)
     bad = np.zeros(counts.shape[1:], np.bool_)
     for cell in scanner.bad_cells:
         bad[cell] = True
     return RawScan(
-        counts, planned.geometry, machine.exposure_mas, machine.dark_scan(), machine.air_scan(), machine.nominal_mas,
-        bad, spectrum, machine.noise(), facts,
+        counts, machine.plan.geometry, machine.exposure_mas, machine.dark_scan(), machine.air_scan(),
+        machine.nominal_mas, bad, spectrum, machine.noise(), facts,
     )  # fmt: skip
 
 
@@ -106,16 +105,10 @@ class _Machine:
     """One scan in the making: beams of all focal spots, cells, exposures."""
 
     def __init__(
-        self, scanner: Scanner, protocol: Protocol, spectrum: Spectrum, subject: Subject, planned: Plan, dose: float,
-        seed: int,
-    ) -> None:  # fmt: skip
-        self.scanner, self.protocol, self.spectrum, self.subject, self.plan = (
-            scanner,
-            protocol,
-            spectrum,
-            subject,
-            planned,
-        )
+        self, scanner: Scanner, protocol: Protocol, spectrum: Spectrum, subject: Subject, dose: float, seed: int
+    ) -> None:
+        self.scanner, self.protocol, self.spectrum, self.subject = scanner, protocol, spectrum, subject
+        self.plan = planned = plan(scanner, protocol, subject.extent_mm)
         self.seed = seed
         views, per_turn = planned.geometry.views, scanner.views_per_turn
         scout = self._scout(range(0, views, max(1, per_turn // SCOUTS_PER_TURN)))
