@@ -71,7 +71,7 @@ def main(case: str) -> None:
     work, updates = prepared[:2]
     score = prepared[2] if len(prepared) > 2 else None
     first, _, result = _timed(work)
-    repeats = 3 if first < 60 else 1
+    repeats = 3 if first < 20 else 1
     times = [_timed(work) for _ in range(repeats)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     outcome = Result(

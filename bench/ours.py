@@ -9,7 +9,7 @@ from bench import work
 from bench.peers import VOXEL_COUNT, Case, parallel_disc
 from lampyris.model import Gantry, Geometry, GridRequest, Projections, Step
 from lampyris.projector import Projector, backproject
-from lampyris.recon.run import reconstruct
+from lampyris.recon import reconstruct
 
 
 def _projections(integrals: np.ndarray, geometry: Geometry) -> Projections:
