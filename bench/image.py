@@ -61,7 +61,7 @@ def pitches() -> list[str]:
     rows.append(
         f"| axial | {mean_hu(axial, uniform, 60.0).mean():+.2f} | {np.ptp(mean_hu(axial, uniform, 60.0)):.2f} |"
     )
-    for pitch in (0.5, 0.8, 1.0, 1.2):
+    for pitch in (0.3, 0.5, 0.8, 1.0, 1.2, 1.5):
         made = image(body, replace(QUIET, kind="helical", pitch=pitch, first_mm=28.0, last_mm=52.0), request)
         means = mean_hu(made, uniform, 60.0)
         rows.append(f"| {pitch:g} | {means.mean():+.2f} | {np.abs(means - means.mean()).max():.2f} |")
