@@ -109,6 +109,9 @@ def test_dxchange_comes_over(tmp_path):
 def test_an_estimated_axis_says_so(tmp_path):
     scan = raw.read(make_dxchange(tmp_path / "x.h5", ANGLES))
     assert "axis estimated at column 28.3" in scan.acquisition.ProtocolName
+    assert scan.acquisition.ProtocolName.endswith("cell 1 mm assumed")
+    given = raw.read(tmp_path / "x.h5", cell_mm=0.02)
+    assert "assumed" not in given.acquisition.ProtocolName
     zero = np.linalg.norm(scan.geometry.cells_mm(0)[1][:, [0, 2]], axis=1)
     assert zero[28] == pytest.approx(0.3, abs=0.1)
 
@@ -155,7 +158,7 @@ def test_the_tooth_is_read(shared_data):
     """Real: 181 views, flats some 20 times the darks, axis near channel 295.5."""
     scan = raw.read(shared_data / "raw" / "tooth.h5")
     assert scan.counts.shape == (181, 2, 640)
-    found = float(scan.acquisition.ProtocolName.rsplit(" ", 1)[1])
+    found = float(scan.acquisition.ProtocolName.split("column ")[1].split(",")[0])
     assert found == pytest.approx(295.5, abs=0.6)  # by its angles 179.0° are spanned: a step more or less is 0.5 column
     assert (scan.air > scan.dark).all()
     assert np.median((np.asarray(scan.counts) - scan.dark) / (scan.air - scan.dark)) < 1.05

@@ -24,12 +24,12 @@ def recognises(path: Path) -> bool:
         return False
 
 
-def read(path: str | Path, *, central_column: float | None = None, cell_mm: float = 1.0) -> RawScan:
+def read(path: str | Path, *, central_column: float | None = None, cell_mm: float | None = None) -> RawScan:
     """The scan, flats and darks averaged; `central_column` (0-based, fractional) of the axis, None = estimated.
 
-    `cell_mm` is the cell's size, which DXchange seldom states. Raises FormatError where theta is missing, or the
-    number of angles or the shape of flats does not fit the projections; flats or darks may be missing and are then
-    None.
+    `cell_mm` is the cell's size, which DXchange seldom states (None: 1 mm is assumed and told). Raises FormatError
+    where theta is missing, or the number of angles or the shape of flats does not fit the projections; flats or darks
+    may be missing and are then None.
     """
     place = Path(path)
     with opened(place) as file:
@@ -49,7 +49,7 @@ def read(path: str | Path, *, central_column: float | None = None, cell_mm: floa
             raise FormatError(f"{place.name}: {len(angle)} angles for {data.shape[0]} views: a scan that was stopped?")
         dark, air = (_mean(file, f"exchange/{name}", data.shape[1:], place) for name in ("data_dark", "data_white"))
         counts = lazy_frames(place, "exchange/data", range(data.shape[0]), data.shape, data.dtype)
-    beamline = Beamline(counts, angle, dark, air, (cell_mm, cell_mm), "DXchange")
+    beamline = Beamline(counts, angle, dark, air, (cell_mm, cell_mm) if cell_mm else None, "DXchange")
     return beamline.scan(central_column)
 
 

@@ -33,8 +33,8 @@ def recognises(path: Path) -> bool:
 def read(path: str | Path, *, central_column: float | None = None, cell_mm: float | None = None) -> RawScan:
     """The projections of a scan, all flats and all darks averaged; `central_column` of the axis, None = estimated.
 
-    `cell_mm` is used where the file states no pixel size (else 1 mm). Raises FormatError where frames or angles are
-    missing, lie in a linked file that was left behind, or do not fit each other.
+    `cell_mm` is used where the file states no pixel size (None: 1 mm is assumed and told). Raises FormatError where
+    frames or angles are missing, lie in a linked file that was left behind, or do not fit each other.
     """
     place = Path(path)
     with opened(place) as file:
@@ -48,7 +48,7 @@ def read(path: str | Path, *, central_column: float | None = None, cell_mm: floa
         if not len(views):
             raise FormatError(f"{place.name}: image_key marks no projection among {len(key)} frames")
         angle = _angles(file, key_name, len(key), place)[views]
-        cell = _cell_mm(file, key_name) or ((cell_mm, cell_mm) if cell_mm else (1.0, 1.0))
+        cell = _cell_mm(file, key_name) or ((cell_mm, cell_mm) if cell_mm else None)
         dark, air = (_mean(frames, np.flatnonzero(key == kind)) for kind in (DARK, FLAT))
         shape = (len(views), *frames.shape[1:])
         counts = lazy_frames(place, _own_name(key_name), views, shape, frames.dtype)

@@ -22,13 +22,16 @@ LEAST_CORRELATION = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Beamline:
-    """What a file of parallel projections holds: `dark`, `air` (rows, columns) means of many frames or None."""
+    """What a file of parallel projections holds: `dark`, `air` (rows, columns) means of many frames or None.
+
+    Without `cell_mm` a cell of 1 mm is assumed and told: the image is then in units of cells.
+    """
 
     counts: Counts
     angle_deg: Float64
     dark: Float32 | None
     air: Float32 | None
-    cell_mm: tuple[float, float] = (1.0, 1.0)
+    cell_mm: tuple[float, float] | None = None
     format_name: str = ""
 
     def scan(self, column: float | None) -> RawScan:
@@ -39,10 +42,12 @@ class Beamline:
             told = f"axis estimated at column {found:.2f}"
         else:
             found, told = float(column), f"axis given at column {column:.2f}"
+        if self.cell_mm is None:
+            told += ", cell 1 mm assumed"
         if not -columns < found < 2 * columns:
             raise InputError(f"the axis at column {found} is far outside a detector of {columns} columns")
         geometry = Geometry.parallel_beam(
-            self.angle_deg, rows=rows, columns=columns, cell_mm=self.cell_mm, central_column=found
+            self.angle_deg, rows=rows, columns=columns, cell_mm=self.cell_mm or (1.0, 1.0), central_column=found
         )
         return RawScan(
             self.counts,
