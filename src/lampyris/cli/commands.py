@@ -182,7 +182,8 @@ def _source(arguments: argparse.Namespace, text: str) -> Source:
         body = PHANTOMS[text]()
         reference = path.Reference(inserts=body.inserts)
         study = Study(PatientName=f"Phantom^{text}", PatientID=text)
-        return Source(f"phantom {text}", study, subject=path.Subject(body, Acquisition()), reference=reference)
+        facts = Acquisition(BodyPartExamined="CHEST" if text == "thorax" else None)
+        return Source(f"phantom {text}", study, subject=path.Subject(body, facts), reference=reference)
     place = Path(text)
     if not place.exists():
         raise InputError(f"{text}: no such file or folder, and none of the phantoms {', '.join(sorted(PHANTOMS))}")
