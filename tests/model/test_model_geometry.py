@@ -103,3 +103,25 @@ def test_nan_position_is_refused(lopsided_helix):
 def test_exchanged_distances_are_refused():
     with pytest.raises(GeometryError, match="exchanged"):
         Gantry(1085.6, 595.0, 64, 736, (1.0, 1.0))
+
+
+def test_collimation_is_the_rows_scaled_to_the_isocentre():
+    gantry = Gantry(500.0, 1000.0, 6, 9, (1.5, 2.0))
+    assert gantry.row_at_isocentre_mm == pytest.approx(0.75)
+    assert gantry.collimation_mm == pytest.approx(4.5)
+
+
+def test_an_orbit_of_one_view_stands_still():
+    orbit = Orbit.of(Geometry.circular(Gantry(500.0, 1000.0, 6, 9, (1.5, 2.0)), np.array([17.0]), axial_mm=4.0))
+    assert orbit.angle_step_rad == 0
+    assert orbit.table_feed_mm == 0
+
+
+def test_table_feed_keeps_its_sign_whichever_way_the_gantry_turns():
+    gantry = Gantry(500.0, 1000.0, 6, 9, (1.5, 2.0))
+    angle = np.arange(49) * 7.5
+    for turn in (1.0, -1.0):
+        orbit = Orbit.of(Geometry.circular(gantry, turn * angle, axial_mm=-0.25 * np.arange(49)))
+        assert orbit.table_feed_mm == pytest.approx(-12.0)
+        assert orbit.views_per_turn == pytest.approx(48.0)
+        assert orbit.angle_step_rad == pytest.approx(turn * np.deg2rad(7.5))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lampyris.model import PATIENT_POSITIONS, Grid, InputError, Volume, patient_axes
+from lampyris.model import PATIENT_POSITIONS, GeometryError, Grid, InputError, Volume, patient_axes
 from lampyris.model.volume import DEFAULT_AXES
 
 # Written out by hand from where the body lies: (patient left, posterior, superior) in the room's x, y, z.
@@ -84,3 +84,13 @@ def test_a_lifted_patient_runs_along_the_gantry_again_with_every_voxel_in_its_pl
     for index in ((0, 0, 0), (1, 2, 3), (2, 4, 1)):
         there = tuple(np.rint(turned.grid.index(lifted.grid.position_mm(index))).astype(int))
         assert turned.values[there] == values[index]
+
+
+def test_a_single_voxel_is_a_grid_and_none_is_not():
+    assert Grid((1, 1, 1), (2.0, 1.5, 0.5), np.zeros(3)).shape == (1, 1, 1)
+    with pytest.raises(GeometryError, match="expected three"):
+        Grid((1, 0, 1), (2.0, 1.5, 0.5), np.zeros(3))
+    with pytest.raises(GeometryError, match="expected three"):
+        Grid((1, 1, 1), (2.0, 0.0, 0.5), np.zeros(3))
+    with pytest.raises(GeometryError, match="perpendicular"):
+        Grid((1, 1, 1), (2.0, 1.0, 0.5), np.zeros(3), np.array([[1.0, 0, 0], [0.1, 1.0, 0], [0, 0, 1.0]]))
