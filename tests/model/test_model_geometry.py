@@ -125,3 +125,25 @@ def test_table_feed_keeps_its_sign_whichever_way_the_gantry_turns():
         assert orbit.table_feed_mm == pytest.approx(-12.0)
         assert orbit.views_per_turn == pytest.approx(48.0)
         assert orbit.angle_step_rad == pytest.approx(turn * np.deg2rad(7.5))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 61), (7, 0)])
+def test_a_detector_without_cells_is_refused(lopsided_helix, rows, columns):
+    with pytest.raises(GeometryError, match="is no scan"):
+        Geometry(
+            lopsided_helix.source, lopsided_helix.detector, lopsided_helix.u, lopsided_helix.v, rows, columns, 949.0
+        )
+
+
+def test_one_view_whose_cells_have_no_area_is_found(lopsided_helix):
+    u = lopsided_helix.u.copy()
+    u[30] = lopsided_helix.v[30]
+    with pytest.raises(GeometryError, match="parallel in view 30"):
+        Geometry(lopsided_helix.source, lopsided_helix.detector, u, lopsided_helix.v, 7, 61, 949.0)
+
+
+def test_a_focal_spot_that_does_not_fly_stays_where_the_gantry_put_it():
+    spots = FocalSpotShift.alternating(4, angular_rad=(0.001, -0.001))
+    np.testing.assert_array_equal(spots.axial_mm, 0.0)
+    np.testing.assert_array_equal(spots.radial_mm, 0.0)
+    np.testing.assert_array_equal(spots.angular_rad, [0.001, -0.001, 0.001, -0.001])

@@ -94,3 +94,18 @@ def test_a_single_voxel_is_a_grid_and_none_is_not():
         Grid((1, 1, 1), (2.0, 0.0, 0.5), np.zeros(3))
     with pytest.raises(GeometryError, match="perpendicular"):
         Grid((1, 1, 1), (2.0, 1.0, 0.5), np.zeros(3), np.array([[1.0, 0, 0], [0.1, 1.0, 0], [0, 0, 1.0]]))
+
+
+def test_the_centre_of_a_lopsided_grid_is_the_middle_of_its_corners():
+    grid = Grid((3, 5, 8), (2.0, 1.5, 0.5), np.array([4.0, -7.0, 30.0]))
+    np.testing.assert_allclose(grid.centre_mm, (grid.position_mm((0, 0, 0)) + grid.position_mm((2, 4, 7))) / 2)
+    np.testing.assert_allclose(Grid.centred((3, 5, 8), (2.0, 1.5, 0.5)).centre_mm, 0.0, atol=1e-12)
+
+
+def test_a_mask_of_another_shape_or_type_is_refused():
+    grid = Grid((3, 5, 8), (2.0, 1.5, 0.5), np.zeros(3))
+    values = np.zeros(grid.shape, np.float32)
+    assert Volume(values, grid, "HU", valid=np.ones(grid.shape, np.bool_)).valid is not None
+    for mask in (np.ones((3, 5, 7), np.bool_), np.ones(grid.shape, np.uint8)):
+        with pytest.raises(InputError, match="valid is"):
+            Volume(values, grid, "HU", valid=mask)
