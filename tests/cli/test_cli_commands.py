@@ -111,10 +111,10 @@ def test_an_unknown_recipe_lists_the_known(scan, tmp_path, capsys):
 
 def test_a_journey_leaves_a_page_and_series_and_replaces_only_a_journey(scan, tmp_path, capsys):
     out = tmp_path / "out"
-    assert run(capsys, "journey", scan, "-o", out, "--dose", 0.5, *IMAGE)[0] in (0, 3)
+    assert run(capsys, "journey", scan, "-o", out, "--dose", 0.5, *IMAGE)[0] == 0
     assert {each.name for each in out.iterdir()} == {"as-measured", "0.5-of-the-dose", "report.html"}
     assert run(capsys, "journey", scan, "-o", out, *IMAGE)[0] == 65
-    assert run(capsys, "journey", scan, "-o", out, "--replace", "--dose", 0.25, *IMAGE)[0] in (0, 3)
+    assert run(capsys, "journey", scan, "-o", out, "--replace", "--dose", 0.25, *IMAGE)[0] == 0
     assert (out / "0.25-of-the-dose").is_dir()
     foreign = tmp_path / "foreign"
     foreign.mkdir()

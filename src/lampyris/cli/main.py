@@ -10,7 +10,7 @@ from lampyris.cli import commands
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
 
-CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate holds an image back · 65 the input is at fault
+CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate stops an image (recon, assess) · 65 the input is at fault
 (its sender can mend it) · 69 the machine is (its operator can) · 70 Lampyris is (we must) · 130 interrupted"""
 
 
