@@ -17,8 +17,8 @@ from lampyris.model import (
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder, Gaussian
 from lampyris.recon import reconstruct
-from lampyris.recon.helical import row_weight
-from lampyris.recon.rebinning import fans, resample, resampling, spots, theta_range
+from lampyris.recon.analytic.helical import row_weight
+from lampyris.recon.analytic.rebinning import fans, resample, resampling, spots, theta_range
 
 WATER = 0.0193
 ROWS, ROW_MM = 8, 1.7 * 541 / 949

@@ -5,7 +5,7 @@ import pytest
 from scipy import fft
 
 from lampyris.model import RecipeError
-from lampyris.recon.filtering import filter_rows, ramp_filter
+from lampyris.recon.analytic.filtering import filter_rows, ramp_filter
 from lampyris.recon.kernels import KERNELS, kernel
 
 MDCT_MM = 1.2858 * 595 / 1085.6

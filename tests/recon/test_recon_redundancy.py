@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lampyris.model import GeometryError
-from lampyris.recon.redundancy import angular_gaps, coverage_rad, displaced, half_fan, parker
+from lampyris.recon.analytic.redundancy import angular_gaps, coverage_rad, displaced, half_fan, parker
 
 
 def test_gaps_sum_to_the_period_and_even_views_share_evenly():

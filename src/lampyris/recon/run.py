@@ -21,7 +21,8 @@ from lampyris.model import (
     Volume,
     silent,
 )
-from lampyris.recon import fbp, fdk, helical, kernels
+from lampyris.recon import kernels
+from lampyris.recon.analytic import fbp, fdk, helical
 from lampyris.recon.field import lean_of, measured_reach, turned
 
 AIR_HU = -1000.0

@@ -12,12 +12,12 @@ import numpy as np
 
 from lampyris.model import Float32, Float64, GeometryError, Grid, GridRequest, Orbit, Progress, Projections
 from lampyris.projector.helical import ConeParallelData, ConeParallelScan, backproject_helical
-from lampyris.recon.fdk import REST_MM, TRUNCATED_VIEWS
+from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
+from lampyris.recon.analytic.filtering import RampFilter, filter_rows, ramp_filter
+from lampyris.recon.analytic.rebinning import Fan, Resampling, fans, resample, resampling, spots, theta_range
+from lampyris.recon.analytic.redundancy import FULL_TURN, coverage_rad, half_fan
 from lampyris.recon.field import Circle, choose_field, measured_reach, shadow
-from lampyris.recon.filtering import RampFilter, filter_rows, ramp_filter
 from lampyris.recon.kernels import Kernel
-from lampyris.recon.rebinning import Fan, Resampling, fans, resample, resampling, spots, theta_range
-from lampyris.recon.redundancy import FULL_TURN, coverage_rad, half_fan
 from lampyris.recon.slices import Coverage, average_slabs, plan_slices
 
 FLAT_SHARE = 0.6

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, GridRequest, Progress, Projections
-from lampyris.recon import fdk
+from lampyris.recon.analytic import fdk
+from lampyris.recon.analytic.filtering import ramp_filter
+from lampyris.recon.analytic.redundancy import FULL_TURN, angular_gaps, coverage_rad, displaced, half_fan
 from lampyris.recon.field import choose_field, measured_reach, shadow
-from lampyris.recon.filtering import ramp_filter
 from lampyris.recon.kernels import Kernel
-from lampyris.recon.redundancy import FULL_TURN, angular_gaps, coverage_rad, displaced, half_fan
 from lampyris.recon.slices import Coverage, SlicePlan, plan_slices
 
 LARGEST_GAP_RAD = np.deg2rad(3.0)
