@@ -62,7 +62,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Name, version, corrections in order, method, kernel, grid and the gate's limits."""
+    """Name, version, corrections in order, method, kernel, grid, how the passport is made, and the gate's limits."""
 
     name: str
     version: str
@@ -71,6 +71,7 @@ class Recipe:
     method: Step
     kernel: str
     grid: GridRequest = field(default_factory=GridRequest)
+    passport: Step = Step("half_scan")
     limits: tuple[Limit, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,6 +84,7 @@ class Recipe:
             "method": self.method.as_dict(),
             "kernel": self.kernel,
             "grid": {name: list(value) if isinstance(value, tuple) else value for name, value in grid.items()},
+            "passport": self.passport.as_dict(),
             "limits": [
                 {"figure": one.figure, "look": list(one.look), "stop": list(one.stop), "source": one.source}
                 for one in self.limits
@@ -103,7 +105,7 @@ class Recipe:
         """Parse a recipe; an unknown or missing entry is refused by name."""
         try:
             data = json.loads(text)
-            known = {"name", "version", "description", "corrections", "method", "kernel", "grid", "limits"}
+            known = {"name", "version", "description", "corrections", "method", "kernel", "grid", "passport", "limits"}
             if unknown := set(data) - known:
                 raise RecipeError(f"recipe has unknown entries {sorted(unknown)}; known are {sorted(known)}")
             grid = dict(data.get("grid", {}))
@@ -117,6 +119,7 @@ class Recipe:
                 method=_step(data["method"]),
                 kernel=data["kernel"],
                 grid=GridRequest(**grid),
+                passport=_step(data.get("passport", {"name": "half_scan"})),
                 limits=tuple(_limit(one) for one in data.get("limits", [])),
             )
         except (KeyError, TypeError, ValueError) as error:
