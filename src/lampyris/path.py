@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
@@ -23,11 +22,28 @@ from lampyris.model import (
     Projections,
     RawScan,
     Recipe,
-    RecipeError,
+    Step,
     Study,
     Volume,
 )
 from lampyris.phantom import Insert, Phantom
+from lampyris.recipes import recipe
+
+__all__ = [
+    "STATIONS",
+    "Destination",
+    "Journey",
+    "Reference",
+    "ScanOrder",
+    "Series",
+    "Station",
+    "Subject",
+    "Watch",
+    "recipe",
+    "route",
+    "travel",
+    "utc_now",
+]
 
 T = TypeVar("T")
 Watch: TypeAlias = Callable[[str, float], None]
@@ -126,7 +142,7 @@ def run_reconstruct(projections: Projections, recipe: Recipe, progress: Progress
     if bone is None:
         return recon.reconstruct(projections, recipe.method, recipe.kernel, recipe.grid, progress=progress)
     first = recon.reconstruct(
-        projections, recipe.method, recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done)
+        projections, Step("auto"), recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done)
     )
     mended = correct.bone_beam_hardening(projections, first, bone, progress=lambda done: progress(0.4 + 0.2 * done))
     return recon.reconstruct(
@@ -221,16 +237,6 @@ def route(given: set[type], goal: type) -> tuple[Station, ...]:
         names = ", ".join(sorted(kind.__name__ for kind in wanted))
         raise ProgramError(f"no station gives {names}, needed on the way to {goal.__name__}")
     return tuple(reversed(chosen))
-
-
-def recipe(name: str) -> Recipe:
-    """A recipe by name, from the package's own, or from a JSON file. Raises RecipeError with the known names."""
-    known = {Path(one.name).stem: one for one in files("lampyris").joinpath("recipes").iterdir()}
-    if name in known:
-        return Recipe.from_json(known[name].read_text("utf-8"))
-    if name.endswith(".json") and Path(name).is_file():
-        return Recipe.from_json(Path(name).read_text("utf-8"))
-    raise RecipeError(f"no recipe {name!r}; known are {', '.join(sorted(known))}, or give a .json file")
 
 
 def utc_now() -> datetime:
