@@ -1,4 +1,4 @@
-"""RawScan → RawScan as a fraction of its dose would have given it, noise added to the counts before any logarithm.
+"""RawScan → RawScan at another dose: noise added to a scan's counts, or drawn anew about the means of a quiet one.
 
 Net counts y with variance g·ȳ + e² are scaled by a; to end at g·a·ȳ + e² they need the variance
 a·(1 − a)·g·ȳ + (1 − a²)·e² more. Zabić et al. (2013), Med. Phys. 40:031102; Yu et al. (2012), J. Comput.
@@ -61,6 +61,39 @@ def lower_dose(
         scan, counts=lower, exposure_mas=scan.exposure_mas * fraction, acquisition=facts, id="",
         noise=Noise(noise.gain_counts, float(np.sqrt(left))),
     )  # fmt: skip
+
+
+def realise(quiet: RawScan, dose: float, rng: np.random.Generator) -> RawScan:
+    """What a scanner might have counted at `dose` times the exposure of a noise-free virtual scan, float32.
+
+    Quanta of g·(hardness behind the object) counts each are Poisson distributed about their mean, electronic noise is
+    normal, and a count is rounded to a whole number: the moments of `scan` with the same protocol, at a small part of
+    its cost, so that many seeds and doses of one scan can be had. What is left out: that quanta of a starved ray differ
+    among themselves, and the correlation by cross-talk.
+
+    Raises InputError for a scan with noise in it or another dose than above 0.
+    """
+    if not dose > 0:
+        raise InputError(f"dose {dose}: expected a factor above 0")
+    if np.issubdtype(quiet.counts.dtype, np.integer):
+        raise InputError(
+            f"counts are {quiet.counts.dtype}: they were digitised, with their noise; only a scan of a protocol with"
+            " noise=False holds the means"
+        )
+    noise, dark = _known(quiet)
+    hardness = _Hardness(quiet)
+    counts = np.empty(quiet.geometry.shape, np.float32)
+    electronic = np.sqrt(max(0.0, noise.electronic_counts**2 - ROUNDING))
+    for first in range(0, quiet.views, BLOCK):
+        block = slice(first, first + BLOCK)
+        mean = np.maximum(quiet.read(block).astype(np.float64) - dark, 0.0)
+        gain = noise.gain_counts * hardness(mean, block)
+        drawn = gain * rng.poisson(dose * mean / gain) + electronic * rng.standard_normal(mean.shape)
+        counts[block] = np.rint(drawn + dark)
+    facts = quiet.acquisition
+    ctdivol = None if facts.CTDIvol is None else facts.CTDIvol * dose
+    facts = replace(facts, dose_fraction=facts.dose_fraction * dose, CTDIvol=ctdivol)
+    return replace(quiet, counts=counts, exposure_mas=quiet.exposure_mas * dose, acquisition=facts, id="")
 
 
 def _known(scan: RawScan) -> tuple[Noise, Float64]:
