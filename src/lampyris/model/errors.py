@@ -52,6 +52,12 @@ class RecipeError(InputError):
     code = "INPUT_RECIPE"
 
 
+class DivergenceError(RecipeError):
+    """An iterative method runs away from the image instead of towards it; the message tells the course in numbers."""
+
+    code = "INPUT_DIVERGENCE"
+
+
 class MachineError(LampyrisError):
     """The operator can put it right: disk, memory, device, driver. May be retried."""
 

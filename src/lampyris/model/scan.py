@@ -1,6 +1,7 @@
-"""What a scanner measured, and what correction makes of it: RawScan and Projections."""
+"""What a scanner measured, and what correction makes of it: RawScan, Quanta and Projections."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -209,6 +210,85 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Quanta:
+    """What was counted, in noise-equivalent quanta: what a counting likelihood needs beside the integrals.
+
+    A ray of view i whose water-corrected line integral is q shows on average `open_beam`·exp(−P(q − offset)), with
+    variance that mean + `electronic`; `open_beam` = air[spot[i]]·exposure[i]. P gives the integral that a beam of many
+    energies shows: of every column by linear interpolation at q = 0, 1/`nodes_per_unit` …, going on straight beyond
+    both ends; P(q) = q where `hardening` is None. P is increasing and concave.
+
+    `measured` (views, rows, columns) float32 net counts over the noise gain, scatter subtracted, negative ones as they
+    are; `air` (spots, rows, columns) float32 mean quanta without object at exposure 1, 0 = the cell has no say;
+    `exposure`, `spot` (views,); `electronic` variance in quanta²; `hardening` (columns, nodes) or None; `offset`
+    (views, rows, columns): what corrections after the logarithm added to the integrals, None = nothing.
+    """
+
+    measured: Float32
+    air: Float32
+    exposure: Float64
+    spot: np.ndarray
+    electronic: float
+    hardening: Float64 | None = None
+    nodes_per_unit: float = 24.0
+    offset: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        measured = np.asarray(self.measured)
+        if measured.ndim != 3 or measured.dtype != np.float32:
+            raise InputError(f"measured quanta are {measured.dtype} {measured.shape}, expected float32 in three axes")
+        if not np.isfinite(measured.sum(dtype=np.float64)):
+            bad = ~np.isfinite(measured)
+            place = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise InputError(
+                f"measured quanta hold {int(bad.sum())} NaN or infinite, first at view, row, column {place}"
+            )
+        views, rows, columns = measured.shape
+        set_ = object.__setattr__
+        set_(self, "air", frozen(self.air, np.float32, "air quanta", (None, rows, columns)))
+        set_(self, "exposure", frozen(self.exposure, np.float64, "exposure", (views,)))
+        set_(self, "spot", frozen(self.spot, np.intp, "spot", (views,)))
+        if self.air.min() < 0 or self.exposure.min() <= 0 or not 0 <= self.electronic < np.inf:
+            raise InputError(
+                f"air quanta from {self.air.min():g}, exposure from {self.exposure.min():g}, electronic variance"
+                f" {self.electronic:g}: expected ≥ 0, > 0 and ≥ 0"
+            )
+        if self.spot.min() < 0 or self.spot.max() >= len(self.air):
+            raise InputError(f"spots {self.spot.min()} … {self.spot.max()}, but there are {len(self.air)} air maps")
+        if self.hardening is not None:
+            set_(self, "hardening", _hardening(self.hardening, columns))
+        if not self.nodes_per_unit > 0:
+            raise InputError(f"{self.nodes_per_unit} nodes per unit of the hardening table, expected > 0")
+        if self.offset is not None and (self.offset.shape != measured.shape or self.offset.dtype != np.float32):
+            raise InputError(f"offset is {self.offset.dtype} {self.offset.shape}, expected float32 {measured.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(views, rows, columns)."""
+        views, rows, columns = self.measured.shape
+        return views, rows, columns
+
+    def open_beam(self, views: slice | Sequence[int]) -> Float32:
+        """Mean quanta of some views without an object, (views, rows, columns)."""
+        exposure = self.exposure[views].astype(np.float32)
+        return np.asarray(self.air[self.spot[views]] * exposure[:, None, None], np.float32)
+
+    def of_views(self, views: slice | Sequence[int]) -> "Quanta":
+        """The same for some views, as `Geometry.subset` chooses them; without a copy where `views` is a slice."""
+        return dataclasses.replace(
+            self,
+            measured=self.measured[views],
+            exposure=self.exposure[views],
+            spot=self.spot[views],
+            offset=None if self.offset is None else self.offset[views],
+        )
+
+    def moved(self, change: Float32) -> "Quanta":
+        """The same counts after the integrals were changed by `change` (views, rows, columns)."""
+        return dataclasses.replace(self, offset=change if self.offset is None else self.offset + change)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Projections:
     """Line integrals of attenuation with their statistical weights.
 
@@ -226,16 +306,21 @@ class Projections:
     exposure_mas: Float64 | None = None
     history: tuple[Applied, ...] = ()
     scan_id: str = ""
+    quanta: Quanta | None = None
 
     def __post_init__(self) -> None:
         for name in ("integrals", "weights"):
             array = np.asarray(getattr(self, name))
             if array.shape != self.geometry.shape or array.dtype != np.float32:
                 raise InputError(f"{name} are {array.dtype} {array.shape}, expected float32 {self.geometry.shape}")
+        if self.quanta is not None and self.quanta.shape != self.geometry.shape:
+            raise InputError(f"quanta are {self.quanta.shape}, the geometry says {self.geometry.shape}: other views?")
         _check_water(self.water_per_mm)
 
     def with_correction(self, integrals: Float32, correction: Applied, **changes: Any) -> "Projections":
-        """The same projections after one more correction."""
+        """The same projections after one more correction; quanta, where kept, learn what it changed."""
+        if self.quanta is not None and "quanta" not in changes:
+            changes["quanta"] = self.quanta.moved(integrals - self.integrals)
         return dataclasses.replace(self, integrals=integrals, history=(*self.history, correction), **changes)
 
 
@@ -244,6 +329,20 @@ def _calibration(values: Any, name: str, shape: tuple[int | None, ...]) -> Any:
         return frozen(values, np.float32, name, shape)
     except InputError as error:
         raise CalibrationError(f"{error}; another collimation or another scanner's calibration?") from error
+
+
+def _hardening(table: Any, columns: int) -> Any:
+    """The table, if every column climbs and bends downwards, as −ln of a mean over energies does."""
+    checked = frozen(table, np.float64, "hardening table", (columns, None))
+    if checked.shape[1] < 3:
+        raise InputError(f"hardening table has {checked.shape[1]} nodes, expected at least 3")
+    steps = np.diff(checked, axis=1)
+    if steps.min() <= 0 or np.diff(steps, axis=1).max() > 1e-3 * steps.max():
+        raise InputError(
+            "hardening table must climb and bend downwards in every column: measured over corrected integrals,"
+            f" smallest step {steps.min():.3g}, largest growth of a step {np.diff(steps, axis=1).max():.3g}"
+        )
+    return checked
 
 
 def _check_water(water_per_mm: float | None) -> None:

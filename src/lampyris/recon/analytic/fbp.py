@@ -112,7 +112,7 @@ def _widened(projections: Projections, reach_mm: tuple[float, float]) -> Project
     )
     padding = ((0, 0), (0, 0), (low, high))
     integrals, weights = np.pad(projections.integrals, padding), np.pad(projections.weights, padding)
-    return replace(projections, integrals=integrals, weights=weights, geometry=wider)
+    return replace(projections, integrals=integrals, weights=weights, geometry=wider, quanta=None)
 
 
 def _shares(theta: Float64, geometry: Geometry, body_reach_mm: float, reach_mm: tuple[float, float]) -> Float32:
