@@ -255,6 +255,7 @@ class Quanta:
             )
         if self.spot.min() < 0 or self.spot.max() >= len(self.air):
             raise InputError(f"spots {self.spot.min()} … {self.spot.max()}, but there are {len(self.air)} air maps")
+        set_(self, "electronic", float(self.electronic))
         if self.hardening is not None:
             set_(self, "hardening", _hardening(self.hardening, columns))
         if not self.nodes_per_unit > 0:
