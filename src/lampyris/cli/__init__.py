@@ -1,4 +1,4 @@
-"""Command line → journeys: `lampyris journey | simulate | recon | assess | raw | doctor`."""
+"""Command line → journeys: `lampyris journey | simulate | dose-study | recon | assess | raw | doctor`."""
 
 from lampyris.cli.main import main
 

@@ -61,7 +61,7 @@ def journey(arguments: argparse.Namespace) -> int:
     if arguments.source is None:
         arguments.source, span = DEMONSTRATION
         arguments.span = arguments.span or span
-    source = _source(arguments, arguments.source)
+    source = source_of(arguments, arguments.source)
     with _whole_folder(arguments.output, replace=arguments.replace) as folder:
         columns = [_column(arguments, source, made, folder) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
@@ -77,7 +77,7 @@ def journey(arguments: argparse.Namespace) -> int:
 
 def simulate(arguments: argparse.Namespace) -> int:
     """SOURCE → one .lraw."""
-    source = _source(arguments, arguments.source)
+    source = source_of(arguments, arguments.source)
     if source.subject is None:
         assert source.scan is not None
         scan = virtual.lower_dose(source.scan, arguments.dose, np.random.default_rng(arguments.seed))
@@ -91,7 +91,7 @@ def simulate(arguments: argparse.Namespace) -> int:
 def recon(arguments: argparse.Namespace) -> int:
     """A raw scan → a judged DICOM series."""
     scan = _read(arguments, arguments.scan)
-    chosen = _recipe(arguments, scan)
+    chosen = recipe_of(arguments, scan)
     with terminal.watched("") as watch:
         made = _image(arguments, scan, chosen, path.Reference(), Study(), arguments.output, watch)
     assessment = made.the(Assessment)
@@ -110,7 +110,7 @@ def assess(arguments: argparse.Namespace) -> int:
     )
     reference = path.Reference()
     if arguments.truth is not None:
-        reference = _truth(arguments, acquisition)
+        reference = truth_of(arguments, acquisition)
     figures = quality.assess(volume, acquisition=acquisition, truth=reference.truth, inserts=reference.inserts)
     assessment = quality.judge(figures, path.recipe(arguments.recipe).limits)
     if arguments.json:
@@ -176,7 +176,7 @@ def _self_test() -> float:
     return abs(there - back) / abs(there)
 
 
-def _source(arguments: argparse.Namespace, text: str) -> Source:
+def source_of(arguments: argparse.Namespace, text: str) -> Source:
     """A phantom's name, a raw scan, or a volume that a patient could have been."""
     if text in PHANTOMS and not Path(text).exists():
         body = PHANTOMS[text]()
@@ -211,9 +211,9 @@ def _read(arguments: argparse.Namespace, place: Path | str) -> RawScan:
     return raw.read(place, **{name: value for name, value in said.items() if value is not None})
 
 
-def _truth(arguments: argparse.Namespace, acquisition: Acquisition) -> path.Reference:
+def truth_of(arguments: argparse.Namespace, acquisition: Acquisition) -> path.Reference:
     """The reference in the same gantry frame as the image that is judged."""
-    source = _source(arguments, arguments.truth)
+    source = source_of(arguments, arguments.truth)
     if source.subject is None:
         raise InputError(f"{arguments.truth} is a raw scan; a truth is a series, a volume or a phantom")
     body = source.subject.body
@@ -261,7 +261,7 @@ def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, tit
 
 
 def _column(arguments: argparse.Namespace, source: Source, made: Made, folder: Path) -> report.Column:
-    scan, chosen = made.scan, _recipe(arguments, made.scan)
+    scan, chosen = made.scan, recipe_of(arguments, made.scan)
     name = made.title.replace(" ", "-")
     with terminal.watched(made.title) as watch:
         done = _image(arguments, scan, chosen, source.reference, source.study, folder / name, watch)
@@ -285,7 +285,7 @@ def _image(
     return path.travel((scan, chosen, reference, study, destination), path.Series, watch=watch)
 
 
-def _recipe(arguments: argparse.Namespace, scan: RawScan) -> Recipe:
+def recipe_of(arguments: argparse.Namespace, scan: RawScan) -> Recipe:
     """The recipe asked for, with the changes of this command line; without a spectrum there are no HU to be had."""
     name = arguments.recipe or ("industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine")
     chosen = path.recipe(name)

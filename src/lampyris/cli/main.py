@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lampyris import __version__
-from lampyris.cli import commands
+from lampyris.cli import commands, dose_study
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
 
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     sub = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _journey(sub)
     _simulate(sub)
+    _dose_study(sub)
     _recon(sub)
     _assess(sub)
     _raw(sub)
@@ -84,6 +85,11 @@ def _virtual(command: argparse.ArgumentParser) -> None:
 
 def _recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", default=None, help="a recipe's name or .json file (default: routine)")
+    _grid(command)
+    command.add_argument("--enhanced", action="store_true", help="write one Enhanced CT object instead of CT Images")
+
+
+def _grid(command: argparse.ArgumentParser) -> None:
     command.add_argument("--kernel", default=None, help="another kernel than the recipe's")
     command.add_argument(
         "--fov", type=float, default=None, metavar="MM", help="field of view (default: holds the body)"
@@ -91,7 +97,6 @@ def _recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--matrix", type=int, default=None, metavar="N", help="rows and columns (default 512)")
     command.add_argument("--thickness", type=float, default=None, metavar="MM", help="slice thickness")
     command.add_argument("--increment", type=float, default=None, metavar="MM", help="slice increment")
-    command.add_argument("--enhanced", action="store_true", help="write one Enhanced CT object instead of CT Images")
 
 
 def _journey(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -128,6 +133,33 @@ def _simulate(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
     _virtual(command)
     _json(command)
     command.set_defaults(run=commands.simulate)
+
+
+def _dose_study(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(
+        sub, "dose-study", "compare recipes over many doses of one source: tables, curves, pictures and one page",
+        "lampyris dose-study thorax -o study --range -20 70 --doses 1,0.2,0.1 --recipes routine,model",
+    )  # fmt: skip
+    command.add_argument("source", help="DICOM folder or archive, NIfTI, raw scan with known noise, or a phantom")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="an interrupted study in DIR goes on"
+    )
+    command.add_argument(
+        "--doses", type=dose_study.fractions, default=dose_study.DOSES, metavar="F,F,…",
+        help="fractions of the full dose (default %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--recipes", type=dose_study.names, default=dose_study.RECIPES, metavar="NAME,NAME,…",
+        help="names or .json files; the first is the baseline (default %(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--seeds", type=dose_study.count, default="3", metavar="N", help="realisations of the noise (default 3)"
+    )
+    command.add_argument("--truth", default=None, metavar="SOURCE", help="what was scanned, where the source is a scan")
+    _virtual(command)
+    _grid(command)
+    _json(command)
+    command.set_defaults(run=dose_study.dose_study)
 
 
 def _recon(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
