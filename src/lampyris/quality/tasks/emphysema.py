@@ -85,14 +85,14 @@ def noise_shift(
         return NoiseShift(0.0, 0.0)
     reach = 5 * float(widths.max())
     low, high = LUNG_RANGE_HU[0] - reach, LUNG_RANGE_HU[1] + reach
-    edges = np.arange(low, high + BIN_HU, BIN_HU)
+    edges = np.asarray(np.arange(low, high + BIN_HU, BIN_HU), np.float64)
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     share = counts / len(values)
     middles = np.asarray((edges[:-1] + edges[1:]) / 2, np.float64)
     measured = float(np.mean(values < threshold_hu))
     again = float((share * _below(threshold_hu, middles, widths)).sum()) - measured
     # Sharp values stand beside the threshold, not on it: their own side is then never in doubt.
-    sharp = threshold_hu + STEP_HU * (np.arange(-40, 80) + 0.5)
+    sharp = np.asarray(threshold_hu + STEP_HU * (np.arange(-40, 80) + 0.5), np.float64)
     sharp = sharp[(sharp >= LUNG_RANGE_HU[0]) & (sharp <= LUNG_RANGE_HU[1])]
     blurred = np.diff(np.stack([_below(edge, sharp, widths) for edge in edges]), axis=0)
     # A count's own spread weighs its bin; a bin without counts weighs as one with a single count.

@@ -89,7 +89,8 @@ def nodule_volume(
         V = ΔV · Σ (v − background) / (level − background)
 
     over it and a halo that holds its blur, so that blur moves nothing (a half-level surface of a ball of radius R
-    shrinks by σ²/R). The background is the median of the shell of lung outside the halo, without what lies above half
+    shrinks by σ²/R); what the blur carries beyond the halo is added as the fitted ball tells it. The background is the
+    median of the shell of lung outside the halo, without what lies above half
     level. The level is that of a blurred ball fitted to the voxels (centre, radius, level, blur): small nodules have
     no core that the blur leaves alone. Reference values: 1 mm slices, ≥ 6 mm, noise ≤ 120 HU: bias ≤ 2 %, SD ≤ 4 %.
 
@@ -107,11 +108,11 @@ def nodule_volume(
         )
     outside = ndimage.distance_transform_edt(~component, sampling=box.spacing_mm)
     region = outside <= chosen.halo_mm
-    level, blur, middle = _level(box, outside <= chosen.halo_mm + 1, background, component)
+    ball = _ball(box, outside <= chosen.halo_mm + 1, background, component)
     mass = float((box.values[region] - background).sum()) * float(np.prod(box.spacing_mm))
-    centre = np.asarray(centre_mm) + middle
+    centre = np.asarray(centre_mm) + ball.middle_mm
     return Nodule(
-        mass / (level - background), level, background, noise, blur,
+        mass / ball.height / ball.kept(box, region), background + ball.height, background, noise, ball.blur_mm,
         (float(centre[0]), float(centre[1]), float(centre[2])), elongation, chosen,
     )  # fmt: skip
 
@@ -174,14 +175,25 @@ def _component(box: _Box, search: Search) -> tuple[Bool, float, float]:
     return component, background, noise
 
 
-def _level(box: _Box, near: Bool, background: float, component: Bool) -> tuple[float, float, Float64]:
-    """Level, blur and centre of the blurred ball that fits best.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ball:
+    """A blurred ball on a flat background; `middle_mm` (3,) from the place along slices, rows and columns."""
 
-    A ball of radius R under a Gaussian σ, at distance r from its centre (closed form of the convolution):
-    ½[erf((R − r)/√2σ) + erf((R + r)/√2σ)] − σ/(√2π r)·[exp(−(R − r)²/2σ²) − exp(−(R + r)²/2σ²)].
-    """
-    points = box.offset_mm[:, near]
-    values = box.values[near]
+    middle_mm: Float64
+    radius_mm: float
+    blur_mm: float
+    height: float
+
+    def kept(self, box: _Box, region: Bool) -> float:
+        """The share of its volume that lies in a region of the box."""
+        distance = np.sqrt(((box.offset_mm[:, region] - self.middle_mm[:, None]) ** 2).sum(axis=0))
+        inside = blurred_ball(np.maximum(distance, 1e-6), self.radius_mm, self.blur_mm).sum()
+        return float(inside * np.prod(box.spacing_mm) / (4 / 3 * np.pi * self.radius_mm**3))
+
+
+def _ball(box: _Box, near: Bool, background: float, component: Bool) -> _Ball:
+    """The blurred ball that fits the voxels `near` best (least squares)."""
+    points, values = box.offset_mm[:, near], box.values[near]
     volume = float(component.sum() * np.prod(box.spacing_mm))
     radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
     middle = box.offset_mm[:, component].mean(axis=1)
@@ -192,20 +204,25 @@ def _level(box: _Box, near: Bool, background: float, component: Bool) -> tuple[f
         return np.asarray(background + p[5] * blurred_ball(r, p[3], p[4]) - values, np.float64)
 
     low = np.array([*(middle - 2), 0.4 * radius, 0.15, 0.3 * top])
-    high = np.array([*(middle + 2), 1.6 * radius, min(1.5, radius), 3 * top])
+    high = np.array([*(middle + 2), 1.6 * radius, max(1.5, radius), 3 * top])
     start = np.array([*middle, radius, min(0.6, 0.9 * radius), top])
-    found = optimize.least_squares(residual, start, bounds=(low, high), x_scale=np.array([1, 1, 1, 1, 1, abs(top)]))
+    scale = np.array([1, 1, 1, 1, 1, abs(top)])
+    found = optimize.least_squares(residual, start, bounds=(low, high), x_scale=scale, ftol=1e-6, xtol=1e-6)
     filled = float(blurred_ball(np.array([1e-6]), found.x[3], found.x[4])[0])
     if not found.success or filled < 0.7:
         raise InputError(
             f"nodule not measured: blur of {found.x[4]:.2f} mm leaves {100 * filled:.0f} % of the contrast at the"
             f" centre of a radius of {found.x[3]:.1f} mm, expected 70 %: too small for this image"
         )
-    return background + float(found.x[5]), float(found.x[4]), np.asarray(found.x[:3], np.float64)
+    x = np.asarray(found.x, np.float64)
+    return _Ball(x[:3], float(x[3]), float(x[4]), float(x[5]))
 
 
 def blurred_ball(distance_mm: Float64, radius_mm: float, blur_mm: float) -> Float64:
-    """A ball of height 1 under a Gaussian of σ `blur_mm`, at distances > 0 from its centre (formula in `_level`)."""
+    """A ball of radius R and height 1 under a Gaussian σ at distances r > 0 from its centre (convolved in closed form).
+
+    ½[erf((R − r)/√2σ) + erf((R + r)/√2σ)] − σ/(√2π r)·[exp(−(R − r)²/2σ²) − exp(−(R + r)²/2σ²)].
+    """
     inner, outer = (radius_mm - distance_mm) / blur_mm, (radius_mm + distance_mm) / blur_mm
     body = special.ndtr(inner) + special.ndtr(outer) - 1
     skin = blur_mm / (np.sqrt(2 * np.pi) * distance_mm) * (np.exp(-(inner**2) / 2) - np.exp(-(outer**2) / 2))
