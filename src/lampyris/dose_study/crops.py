@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from lampyris.dose_study.engine import Results
 from lampyris.dose_study.measure import Ground
-from lampyris.dose_study.run import Results
 from lampyris.dose_study.tables import Row
 from lampyris.model import Float32, Float64
 from lampyris.report.pictures import LUNG, SOFT_TISSUE, Plane, Window, png, shown

@@ -52,15 +52,17 @@ def equal_doses(rows: Sequence[Row]) -> list[Equal]:
     Errors and noise are interpolated in their logarithm too: they follow a power of the dose.
     """
     found = []
-    for name in rows[0].estimates:
-        measure = _measure(name)
+    known = ((_measure(name), name) for name in rows[0].estimates)
+    for measure, name in sorted(((MEASURES.index(one), name) for one, name in known if one), key=lambda each: each[0]):
+        prefix, better, words = MEASURES[measure]
         base = rows[0].estimates[name]
-        if measure is None or not math.isfinite(base.value) or (measure[1] != "near" and base.value <= 0):
+        usable = base.unit == "HU" if better == "near" else base.value > 0
+        if not usable or not math.isfinite(base.value):
             continue
-        title = measure[2] + name.removeprefix(measure[0]).replace("_", " ")
+        title = words + name.removeprefix(prefix).replace("_", " ")
         for recipe in dict.fromkeys(row.recipe for row in rows):
             own = [(row.dose, row.estimates.get(name)) for row in rows if row.recipe == recipe]
-            dose, lowest = _crossing([(dose, _excess(one, base.value, name, measure[1])) for dose, one in own])
+            dose, lowest = _crossing([(dose, _excess(one, base.value, name, better)) for dose, one in own])
             found.append(Equal(recipe, name, title, dose, lowest))
     return found
 
@@ -138,8 +140,9 @@ def _best(rows: Sequence[Row], good: dict[str, float]) -> str:
     base = rows[0]
     if not good:
         return (
-            f"On this object no recipe gave, at a dose below that of {base.recipe}'s reference image, an image that is"
-            " as true in every tissue that was measured and that the gate lets pass; the table says where each fails."
+            f"On this object no recipe gave at a lower dose an image that is as true as that of {base.recipe} at"
+            f" {_dose(base.dose)} in every tissue that was measured and that the gate lets pass; the table says where"
+            " each falls short."
         )
     name = min(good, key=good.__getitem__)
     return (

@@ -113,6 +113,7 @@ class Seeds:
     """
 
     seeds: int
+    unit: str
     splits: tuple[Split, ...]
 
 
@@ -120,9 +121,9 @@ def over_seeds(images: Iterable[Float32], ground: Ground) -> Seeds:
     """The split error of images of one dose and recipe; tissues too small for its fit stay out."""
     stack = np.stack(list(images))
     if len(stack) < 2:
-        return Seeds(1, ())
+        return Seeds(1, ground.truth.quantity, ())
     large = {name: mask for name, mask in ground.tissues.items() if mask.sum() >= FEWEST_VOXELS}
-    return Seeds(len(stack), split_error(stack, ground.shown, large, ground.spacing_mm))
+    return Seeds(len(stack), ground.truth.quantity, split_error(stack, ground.shown, large, ground.spacing_mm))
 
 
 def _truth(original: Original, reference: Volume) -> Volume:
@@ -182,5 +183,5 @@ def _same_grid(volume: Volume, ground: Ground) -> None:
     if not near or not np.allclose(found.first_voxel_mm, wanted.first_voxel_mm, atol=1e-3):
         raise InputError(
             f"the image is {found.shape} of {found.spacing_mm} mm, the study's {wanted.shape} of"
-            f" {wanted.spacing_mm} mm: a recipe with slices of its own cannot be compared; give --thickness"
+            f" {wanted.spacing_mm} mm: they cannot be compared voxel by voxel"
         )

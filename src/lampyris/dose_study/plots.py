@@ -85,8 +85,7 @@ def _scale(axes: Axes, name: str, rows: Sequence[Row]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         low, high = axes.get_ylim()
-        ticks = [m * 10**e for e in range(-3, 6) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_major_locator(FixedLocator(_round(low, high)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     if not _finite(base):
         return
@@ -95,6 +94,16 @@ def _scale(axes: Axes, name: str, rows: Sequence[Row]) -> None:
         axes.axhspan(base.value - BIAS_HU, base.value + BIAS_HU, color="#5b6675", alpha=0.1, linewidth=0)
     else:
         axes.axhline(base.value, color="#5b6675", linewidth=0.9, linestyle="--")
+
+
+def _round(low: float, high: float) -> list[float]:
+    """At least three round numbers between two, or as many as there are."""
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(1 + each / 5 for each in range(45))):
+        ticks = [m * 10.0**e for e in range(-6, 7) for m in steps if low <= m * 10.0**e <= high]
+        if len(ticks) >= 3:
+            return ticks[:: math.ceil(len(ticks) / 8)]
+    return ticks
 
 
 def _positive(name: str, rows: Sequence[Row]) -> bool:

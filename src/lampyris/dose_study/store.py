@@ -103,7 +103,7 @@ class Store:
     def _read(self, place: Path, key: str) -> dict[str, np.ndarray] | None:
         """Every array of one file; the zip's checksums and the digest of the text are verified."""
         try:
-            with np.load(place, allow_pickle=False) as file:
+            with place.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
             told = json.loads(found[TOLD].tobytes())
             if told["key"] == key and told["digest"] == _digest(found):

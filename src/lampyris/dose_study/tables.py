@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from lampyris.dose_study.engine import Results
 from lampyris.dose_study.measure import Seeds
 from lampyris.dose_study.plan import Cell
-from lampyris.dose_study.run import Results
 from lampyris.dose_study.store import Failure, Outcome, whole
 from lampyris.model import Figure, Verdict
 from lampyris.quality.gate import NOT_MEASURED
@@ -228,7 +228,7 @@ def _parts(seeds: Seeds) -> dict[str, Estimate]:
         for name, title in PARTS:
             part = getattr(split, name)
             low, high = part.root_interval or (None, None)
-            found[f"{title}_{split.name}"] = Estimate(part.root, low, high, split.seeds, "HU")
+            found[f"{title}_{split.name}"] = Estimate(part.root, low, high, split.seeds, seeds.unit)
     return found
 
 
