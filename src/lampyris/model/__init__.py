@@ -1,7 +1,7 @@
 """The nouns of Lampyris: frozen dataclasses over numpy arrays, checked once, on creation."""
 
 from lampyris.model.arrays import Bool, Counts, Float32, Float64, Progress, silent
-from lampyris.model.assessment import Assessment, Curve, Figure, Origin
+from lampyris.model.assessment import Assessment, Curve, Detection, Figure, Origin, Passport
 from lampyris.model.errors import (
     CalibrationError,
     DivergenceError,
@@ -26,9 +26,9 @@ from lampyris.model.volume import PATIENT_POSITIONS, Grid, Volume, patient_axes
 
 __all__ = [
     "PATIENT_POSITIONS", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError", "Counts",
-    "Curve", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64", "FocalSpotShift", "FormatError",
-    "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError", "LampyrisError", "Limit",
-    "MachineError", "Noise", "Orbit", "Origin", "ProgramError", "Progress", "Projections", "Quanta", "RawScan",
-    "Recipe", "RecipeError", "SeriesError", "Spectrum", "Step", "StorageError", "Study", "Verdict", "Volume",
+    "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64", "FocalSpotShift",
+    "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError", "LampyrisError", "Limit",
+    "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError", "Progress", "Projections", "Quanta",
+    "RawScan", "Recipe", "RecipeError", "SeriesError", "Spectrum", "Step", "StorageError", "Study", "Verdict", "Volume",
     "patient_axes", "silent",
 ]  # fmt: skip

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
+from lampyris.model.errors import InputError
 from lampyris.model.recipe import Verdict
+from lampyris.model.volume import Volume
 
 Origin: TypeAlias = Literal["reported", "computed", "estimated"]
 
@@ -50,6 +54,58 @@ class Curve:
             "x_unit": self.x_unit,
             "y_unit": self.y_unit,
             "settings": dict(self.settings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One task of the passport: a disc of `size_mm` and `contrast_hu` in some tissue, in one slice of this image.
+
+    `detectability` is d′ in noise of `noise_hu`; `met` tells whether it reaches the threshold that counts as seen.
+    """
+
+    task: str
+    tissue: str
+    size_mm: float
+    contrast_hu: float
+    noise_hu: float
+    detectability: float
+    met: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in Detection.__slots__}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passport:
+    """What an image may be trusted with: its noise at every place, its bias against the analytic image, its tasks.
+
+    `noise` is the standard deviation and `bias` the low-pass difference to the analytic image of the same scan, both
+    in the image's unit and frame on a coarser lattice; None = was not made (`bias` of an analytic image is nothing to
+    speak of). `figures` and `reasons` go into the assessment, where the gate sees them.
+    """
+
+    noise: Volume | None = None
+    bias: Volume | None = None
+    figures: tuple[Figure, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    detections: tuple[Detection, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, volume in (("noise", self.noise), ("bias", self.bias)):
+            if volume is not None and not np.isfinite(volume.values).all():
+                bad = int((~np.isfinite(volume.values)).sum())
+                raise InputError(f"the passport's {name} map holds {bad} NaN or infinite voxels")
+        if self.noise is not None and self.noise.values.min() < 0:
+            raise InputError(f"a standard deviation of {self.noise.values.min():.3g}: expected none below 0")
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "figures": [one.as_dict() for one in self.figures],
+            "curves": [one.as_dict() for one in self.curves],
+            "detections": [one.as_dict() for one in self.detections],
+            "reasons": list(self.reasons),
         }
 
 

@@ -1,8 +1,19 @@
-"""Projections → Volume: analytic reconstruction of parallel, fan, cone-beam and helical scans."""
+"""Projections → Volume: analytic, learned and iterative reconstruction of parallel, fan, cone-beam, helical scans."""
 
 from lampyris.recon.field import native_slice_mm
+from lampyris.recon.iterative.solver import Checkpoint
 from lampyris.recon.kernels import KERNELS, Kernel, kernel
-from lampyris.recon.noise import deviation
+from lampyris.recon.noise import deviation, deviation_of_replicates, perturbed
 from lampyris.recon.run import reconstruct
 
-__all__ = ["KERNELS", "Kernel", "deviation", "kernel", "native_slice_mm", "reconstruct"]
+__all__ = [
+    "KERNELS",
+    "Checkpoint",
+    "Kernel",
+    "deviation",
+    "deviation_of_replicates",
+    "kernel",
+    "native_slice_mm",
+    "perturbed",
+    "reconstruct",
+]
