@@ -10,9 +10,10 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from lampyris.model import InputError, RecipeError, Step
-from lampyris.recon.iterative.priors import Anchor, half_threshold, prior
+from lampyris.recon.iterative.priors import Anchor, edges, half_threshold, prior
 from lampyris.recon.iterative.priors import neighbours as neighbours_module
 from lampyris.recon.iterative.priors.choose import DEFAULTS
+from lampyris.recon.iterative.priors.edges import relief
 from lampyris.recon.iterative.priors.potentials import GeneralisedGaussian, Half, Huber, Hyperbola, Potential, Quadratic
 
 WATER = 0.0193
@@ -198,6 +199,53 @@ def test_the_anchor_proximal_step_is_a_stationary_point(rng: np.random.Generator
     np.testing.assert_allclose(u - x + 0.7 * anchor.gradient(u), 0, atol=1e-14)
 
 
+# --- relief of edges --------------------------------------------------------------------------------------------------
+
+
+def step_image(height: float) -> np.ndarray:
+    """A step between columns 4 and 5 of a volume with sides that differ."""
+    image = np.full((4, 6, 10), 0.02)
+    image[:, :, 5:] += height
+    return image
+
+
+def test_relief_of_a_sharp_step_is_by_hand() -> None:
+    """Sobel's height of a step is the step itself in its two columns, and nothing in all others."""
+    height = 3.0e-4
+    factor = relief(step_image(6.0e-4), height=height, rest=0.1)
+    beside = math.sqrt((1 + 0.1 * 16) / (1 + 16))  # s = 2
+    expected = np.ones((4, 6, 10))
+    expected[:, :, 4:6] = beside
+    np.testing.assert_allclose(factor, expected, rtol=1e-9)
+
+
+def test_noise_raises_the_height_an_edge_must_have() -> None:
+    """√(h² + (3σ)²) with h = 3, σ = 4/3 is 5, in 10⁻⁴/mm; the step of 5 is half relieved."""
+    image = step_image(5.0e-4)
+    for noise in (4e-4 / 3, np.full(image.shape, 4e-4 / 3)):
+        factor = relief(image, height=3.0e-4, rest=0.1, noise=noise)
+        np.testing.assert_allclose(factor[:, :, 4:6] ** 2, 0.55, rtol=1e-9)
+
+
+def test_relief_weighs_the_pairs_of_the_prior() -> None:
+    """One pair across a step far above `edge_hu` keeps the share `relief` of its cost."""
+    t, step = two_voxels(0.02), Step.of("quadratic", neighbours=6, relief=0.2, edge_hu=5.0)
+    plain = named("quadratic", neighbours=6).value(t)
+    eased = prior(step, spacing_mm=SPACING, water_per_mm=WATER, start=t).value(t)
+    assert eased == pytest.approx(0.2 * plain, rel=1e-6)
+
+
+def test_relief_in_blocks_and_strict_arrays_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    image = 0.02 + 1e-3 * rng.standard_normal((5, 6, 7))
+    whole = relief(image, height=1e-3, rest=0.1)
+    monkeypatch.setattr(edges, "CACHE_VOXELS", 84)
+    np.testing.assert_allclose(relief(image, height=1e-3, rest=0.1), whole, rtol=1e-12)
+    strict = relief(array_api_strict.asarray(image), height=1e-3, rest=0.1)
+    np.testing.assert_allclose(np.asarray(strict), whole, rtol=1e-12)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,11 +262,13 @@ def test_an_unknown_prior_is_refused_with_the_list_of_known_ones() -> None:
         ("huber", {"delta_hu": -3.0}, r"delta_hu = -3.0, expected a number above 0"),
         ("tv", {"delta_hu": math.nan}, r"delta_hu = nan"),
         ("half", {"delta_hu": "ten"}, r"delta_hu = 'ten'"),
-        ("hyperbola", {"delta": 3.0}, r"unknown settings \['delta'\]; known are neighbours, delta_hu"),
+        ("hyperbola", {"delta": 3.0}, r"unknown settings \['delta'\]; known are neighbours, delta_hu, edge_hu, relief"),
         ("quadratic", {"neighbours": 7}, r"7 neighbours; known are 6, 8, 18, 26"),
         ("tv", {"neighbours": 6}, r"unknown settings \['neighbours'\]"),
         ("qggmrf", {"p": 1.5}, r"p = 1.5: only 2"),
         ("qggmrf", {"q": 0.5}, r"q = 0.5, expected 1"),
+        ("huber", {"relief": 0.0}, r"relief is 0.0, expected above 0"),
+        ("huber", {"relief": 0.3}, r"relief is 0.3, which needs a start image"),
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, settings: dict[str, object], message: str) -> None:
@@ -250,6 +300,20 @@ def test_certainty_below_zero_or_nan_is_refused() -> None:
         kappa[0, 1, 2] = value
         with pytest.raises(InputError, match=message):
             prior(Step.of("quadratic"), spacing_mm=SPACING, water_per_mm=WATER, certainty=kappa)
+
+
+def test_a_start_or_noise_that_does_not_fit_is_refused() -> None:
+    step, start = Step.of("quadratic", relief=0.3), np.full((3, 4, 5), 0.02)
+    broken = start.copy()
+    broken[2, 1, 0] = np.inf
+    for given, message in (
+        ({"start": broken}, "1 NaN or infinite of 60"),
+        ({"start": start, "noise": np.ones((3, 4, 6))}, r"\(3, 4, 6\) voxels"),
+        ({"start": start, "noise": -start}, "noise goes down to -0.02"),
+        ({"start": start, "certainty": np.ones((3, 4, 6))}, r"certainty of \(3, 4, 6\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            prior(step, spacing_mm=SPACING, water_per_mm=WATER, **given)
 
 
 def test_spacing_that_is_none_is_refused() -> None:
