@@ -1,0 +1,100 @@
+"""`python -m bench.dose [--write] [--seeds N] [--only SCENE …] [--images]`: recipes at low dose → docs/evidence/dose.md.
+
+Every image is kept under build/dose, so that an interrupted run goes on where it was and another seed costs only
+itself. `--images` makes them and measures nothing.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from bench.dose import images, pictures, tables
+from bench.dose.scenes import MAS, names, scene
+
+EVIDENCE = Path("docs/evidence")
+MAIN = ("abdomen", "thorax")
+"""Scenes whose error is split, over all doses and seeds."""
+NEW = ("pelvis", "large", "child", "neck")
+"""Scenes beyond what the learned prior knows, one seed at the lowest dose."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/evidence/dose.md and its pictures")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", default="routine,swift,model,micro")
+    parser.add_argument("--only", nargs="*", default=None, help="make the images of these scenes and stop")
+    parser.add_argument("--images", action="store_true", help="make all images and stop")
+    chosen = parser.parse_args()
+    scope = tables.Scope(tuple(chosen.methods.split(",")), seeds=chosen.seeds)
+    make(chosen.only or names(), scope)
+    if chosen.images or chosen.only:
+        return
+    text = "\n".join(document(scope))
+    if chosen.write:
+        (EVIDENCE / "dose.md").write_text(text + "\n", "utf-8")
+    print(text)
+
+
+def make(scenes: tuple[str, ...], scope: tables.Scope) -> None:
+    """All images that the tables need."""
+    for name in scenes:
+        if scene(name).labels is not None or name in MAIN:
+            images.image(name, "routine", np.inf, 0)
+        seeds = 1 if name in NEW else scope.seeds
+        for seed in range(seeds):
+            cells = scope.cells() if name not in NEW else [tables.FULL, *((m, min(scope.doses)) for m in scope.methods)]
+            for method, dose in cells:
+                made = images.image(name, method, dose, seed)
+                print(f"{name}: {method} {tables.fraction(dose)}, seed {seed}: {made.seconds:.1f} s", flush=True)
+
+
+def document(scope: tables.Scope) -> list[str]:
+    """The whole page."""
+    lines = [
+        "# Computation for dose: the evidence",
+        "",
+        f"Printed by `python -m bench.dose --write --seeds {scope.seeds}`, commit {_commit()}, {platform.machine()},"
+        f" {os.cpu_count()} threads. Everything was scanned by the virtual scanner (64-row preset, {MAS:g} mAs per turn"
+        " at 120 kV as the full dose, polychromatic, compound-Poisson and electronic noise); every method met the same"
+        " raw data. No scene was seen in training. ± is half of the 95 % interval over seeds.",
+        "",
+        "## Root-mean-square error against the truth",
+        "",
+        "Bias here is all that neither noise nor a shift-invariant blur explains; in bone most of it is beam hardening,"
+        " which no recipe of the body corrects.",
+        "",
+    ]
+    for name in MAIN:
+        lines += [*tables.rmse(name, scope), pictures.side_by_side(name, scope, EVIDENCE), ""]
+    lines += ["## Which frequencies hold it back", ""]
+    lines += tables.bands("abdomen", "soft", scope) + tables.bands("thorax", "lung", scope)
+    lines += ["## Mean CT number of organs", "", *tables.organs("abdomen", scope)]
+    lines += ["## Resolution by contrast", "", "Edges of rods of 25 mm in 32 cm of water, mean of the seeds.", ""]
+    lines += [*tables.resolution(scope), "## Solid nodules in lung: error of the volume", "", *tables.nodules(scope)]
+    lines += ["## Emphysema: LAA-950 in percent", "", *tables.emphysema(scope)]
+    lines += [
+        "## Low contrast",
+        "",
+        "d′ of the channelised Hotelling observer (6 difference-of-Gaussian channels) with its exact 95 % interval."
+        " Slices of one scan serve as samples, so that the interval is too narrow where they are correlated. No claim"
+        " is made beyond it: what the counts do not hold no recipe can show.",
+        "",
+        *tables.contrast(scope),
+    ]
+    lines += ["## Where nothing was trained on", "", *tables.generalisation(NEW, scope)]
+    lines += ["## Failures", "", pictures.failures((*MAIN, *NEW), scope, EVIDENCE), ""]
+    return [*lines, "## Seconds of correction and reconstruction", "", *tables.times((*MAIN, *NEW), scope)]
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Figures of the scenes → the sections of docs/evidence/dose.md, as lines of markdown."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from bench.dose import measure
+from bench.dose.scenes import SLICES, scene
+from lampyris.model import Float64, InputError
+
+FULL = ("routine", 1.0)
+"""Method and dose that everything is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which methods, low doses and how many seeds are compared."""
+
+    methods: tuple[str, ...] = ("routine", "swift", "model", "micro")
+    doses: tuple[float, ...] = (0.2, 0.1)
+    seeds: int = 3
+
+    def cells(self) -> list[tuple[str, float]]:
+        """Full-dose routine first, then every method at every low dose."""
+        return [FULL, *((method, dose) for dose in self.doses for method in self.methods)]
+
+
+def fraction(dose: float) -> str:
+    """1, 1/5, 1/10 …"""
+    return "1" if dose == 1 else f"1/{round(1 / dose)}"
+
+
+def rmse(name: str, scope: Scope) -> list[str]:
+    """RMSE by tissue with its three parts, and the ratio to full-dose routine with its interval."""
+    place = scene(name)
+    lines = [f"### {place.title}", ""]
+    reference = measure.rmse(name, *FULL, scope.seeds)
+    head = "| tissue | recipe | dose | RMSE HU | ÷ full-dose routine | noise | lost resolution | bias |"
+    lines += [head, "|---|---|---|---|---|---|---|---|"]
+    splits = {cell: measure.errors(name, *cell, scope.seeds) for cell in scope.cells()}
+    for tissue in reference:
+        for method, dose in scope.cells():
+            values = measure.rmse(name, method, dose, scope.seeds)[tissue]
+            split = splits[method, dose][tissue]
+            lines.append(
+                f"| {tissue} | {method} | {fraction(dose)} | {estimate(measure.Estimate.of(values))} |"
+                f" {ratio(values, reference[tissue])} | {split.noise.root:.1f} | {split.resolution.root:.1f} |"
+                f" {split.bias.root:.1f} |"
+            )
+    return [*lines, ""]
+
+
+def bands(name: str, tissue: str, scope: Scope) -> list[str]:
+    """Where in frequency the error of one tissue lies, full-dose routine beside the lowest dose."""
+    cells = [FULL, *((method, min(scope.doses)) for method in scope.methods if method != "routine")]
+    found = {cell: measure.bands(name, *cell, scope.seeds, tissue) for cell in cells}
+    names = [one.name for one in found[FULL]]
+    lines = [f"### {scene(name).title}, {tissue}: RMSE in HU by spatial frequency (1/mm)", ""]
+    lines += ["| recipe | dose | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for (method, dose), splits in found.items():
+        row = " | ".join(f"{one.total.root:.1f}" for one in splits)
+        lines.append(f"| {method} | {fraction(dose)} | {row} |")
+    return [*lines, ""]
+
+
+def organs(name: str, scope: Scope) -> list[str]:
+    """Mean bias in every organ's core at the lowest dose: against the truth, and against the scan without noise."""
+    dose = min(scope.doses)
+    quiet = measure.image(name, "routine", np.inf, 0).volume.values
+    against = {"truth": measure.truth(name).values, "noise-free routine": quiet}
+    cells = [FULL, *((method, dose) for method in scope.methods)]
+    lines = [f"### {scene(name).title}", ""]
+    for title, reference in against.items():
+        found = {cell: measure.organs(name, *cell, scope.seeds, reference) for cell in cells}
+        head = " | ".join(f"{method} {fraction(d)}" for method, d in cells)
+        lines += [f"Against the {title}, HU (± half of the 95 % interval over seeds):", ""]
+        lines += [f"| organ | voxels | {head} |", "|---" * (2 + len(cells)) + "|"]
+        for k, organ in enumerate(found[FULL].measured):
+            row = " | ".join(_organ(found[cell].measured[k]) for cell in cells)
+            lines.append(f"| {organ.name} | {organ.voxels} | {row} |")
+        lines.append("")
+    return lines
+
+
+def resolution(scope: Scope) -> list[str]:
+    """f50 at three contrasts."""
+    names = list(measure.RODS)
+    lines = [
+        "| recipe | dose | " + " | ".join(f"{one}, f50 /mm" for one in names) + " |",
+        "|---" * (2 + len(names)) + "|",
+    ]
+    reference = measure.resolutions(*FULL, scope.seeds)
+    for method, dose in scope.cells():
+        found = measure.resolutions(method, dose, scope.seeds)
+        row = []
+        for one in names:
+            f50, interval = found[one]
+            reach = "" if interval is None else f" ± {(interval[1] - interval[0]) / 2:.3f}"
+            row.append(f"{f50:.3f}{reach} (× {f50 / reference[one][0]:.2f})")
+        lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def nodules(scope: Scope) -> list[str]:
+    """Volume error of solid nodules."""
+    sizes = list(measure.nodules(*FULL, scope.seeds))
+    lines = [
+        "| recipe | dose | " + " | ".join(f"{size:g} mm" for size in sizes) + " |",
+        "|---" * (2 + len(sizes)) + "|",
+    ]
+    for method, dose in scope.cells():
+        found = measure.nodules(method, dose, scope.seeds)
+        row = []
+        for size in sizes:
+            one, seen = found[size]
+            spread = "" if one is None or one.deviation is None else f" (SD {one.deviation:.1f})"
+            row.append("not measured" if one is None else f"{one.mean:+.1f} %{spread}, {seen} of {scope.seeds}")
+        lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def emphysema(scope: Scope) -> list[str]:
+    """LAA-950 in two patches of lung."""
+    reference = measure.emphysema(*FULL, scope.seeds)
+    names = [f"patch of {truth:.1f} %" for truth, _ in reference.values()]
+    lines = ["| recipe | dose | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for method, dose in scope.cells():
+        found = measure.emphysema(method, dose, scope.seeds)
+        row = [f"{estimate(read)} ({read.mean - truth:+.1f})" for truth, read in found.values()]
+        lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def contrast(
+    scope: Scope, tasks: tuple[tuple[int, float], ...] = ((20, 8.0), (20, 5.0), (10, 15.0), (5, 15.0))
+) -> list[str]:
+    """d′ and AUC of the channelised Hotelling observer."""
+    lines = [
+        "| recipe | dose | " + " | ".join(f"{hu} HU, {mm:g} mm" for hu, mm in tasks) + " |",
+        "|---" * (2 + len(tasks)) + "|",
+    ]
+    for method, dose in scope.cells():
+        row = []
+        for hu, mm in tasks:
+            seen = measure.contrast(method, dose, scope.seeds, hu, mm)
+            low, high = seen.snr_interval
+            row.append(f"{seen.snr:.1f} ({low:.1f} … {high:.1f}), AUC {seen.auc:.3f}")
+        lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def generalisation(names: tuple[str, ...], scope: Scope) -> list[str]:
+    """RMSE at the lowest dose where nothing was trained on, and the ratio of each recipe to `model`."""
+    dose = min(scope.doses)
+    methods = list(scope.methods)
+    head = " | ".join(f"{method}, HU (÷ model)" for method in methods)
+    lines = [f"| scene | tissue | full-dose routine, HU | {head} |", "|---" * (3 + len(methods)) + "|"]
+    for name in names:
+        full = measure.rmse(name, *FULL, 1)
+        found = {method: measure.rmse(name, method, dose, 1) for method in methods}
+        for tissue, values in full.items():
+            model = found["model"][tissue][0] if "model" in found else np.nan
+            row = " | ".join(f"{found[m][tissue][0]:.1f} ({found[m][tissue][0] / model:.2f})" for m in methods)
+            lines.append(f"| {scene(name).title} | {tissue} | {values[0]:.1f} | {row} |")
+    return [*lines, ""]
+
+
+def times(names: tuple[str, ...], scope: Scope) -> list[str]:
+    """Seconds of correction and reconstruction."""
+    lines = ["| scene | " + " | ".join(scope.methods) + " |", "|---" * (1 + len(scope.methods)) + "|"]
+    for name in names:
+        row = " | ".join(f"{measure.seconds(name, m, min(scope.doses), 1):.1f}" for m in scope.methods)
+        lines.append(f"| {scene(name).title}, {scene(name).slices or SLICES} slices | {row} |")
+    return [*lines, ""]
+
+
+def ratio(values: Float64, reference: Float64) -> str:
+    """Ratio of means with Fieller's interval for independent samples, when there are seeds enough."""
+    point = float(values.mean() / reference.mean())
+    if min(len(values), len(reference)) < 2:
+        return f"{point:.2f}"
+    relative = np.sqrt(sum(one.var(ddof=1) / len(one) / one.mean() ** 2 for one in (values, reference)))
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * point * float(relative)
+    return f"**{point:.2f}** ± {reach:.2f}"
+
+
+def estimate(one: measure.Estimate) -> str:
+    reach = "" if one.interval is None else f" ± {(one.interval[1] - one.interval[0]) / 2:.1f}"
+    return f"{one.mean:.1f}{reach}"
+
+
+def _organ(one: object) -> str:
+    from lampyris.quality.tasks.organs import OrganBias
+
+    assert isinstance(one, OrganBias)
+    reach = "" if one.interval is None else f" ± {(one.interval[1] - one.interval[0]) / 2:.1f}"
+    return f"{one.bias:+.1f}{reach}"
+
+
+def guarded(section: object) -> str:
+    """What a section says when it could not be measured."""
+    return f"not measured: {section}" if isinstance(section, InputError) else str(section)
