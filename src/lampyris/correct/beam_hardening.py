@@ -47,6 +47,12 @@ class WaterHardening:
         """Correct (views, rows, columns) in place."""
         _look_up(integrals, self.table.astype(np.float32), np.float32(NODES_PER_UNIT))
 
+    def inverse(self) -> Float64:
+        """What the beam shows at the corrected integrals 0, 1/24 …, (columns, nodes), as far as all columns know."""
+        nodes = np.arange(int(self.table[:, -1].min() * NODES_PER_UNIT) + 1) / NODES_PER_UNIT
+        measured = np.arange(self.table.shape[1]) / NODES_PER_UNIT
+        return np.stack([np.interp(nodes, corrected, measured) for corrected in self.table])
+
     def record(self) -> Applied:
         at = 8 * NODES_PER_UNIT
         middle = self.table.shape[0] // 2

@@ -1,20 +1,22 @@
 """RawScan and the steps of a recipe → Projections: checked before any work, made block by block, written down."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from lampyris.correct.bad_cells import BadCells
-from lampyris.correct.beam_hardening import WaterHardening
+from lampyris.correct.beam_hardening import NODES_PER_UNIT, WaterHardening
 from lampyris.correct.block import Block, spans
 from lampyris.correct.dark_air import OpenBeam
 from lampyris.correct.logarithm import HALO, Logarithm
+from lampyris.correct.restoration import Restoration
 from lampyris.correct.ring import Ring
 from lampyris.correct.scatter import Scatter
-from lampyris.model import Applied, Progress, Projections, RawScan, RecipeError, Step, silent
+from lampyris.model import Applied, Float32, Progress, Projections, Quanta, RawScan, RecipeError, Step, silent
 from lampyris.physics.detector import water_attenuation_per_mm
 
-ORDER = ("dark_air", "bad_cells", "scatter", "log", "water_beam_hardening", "ring")
+ORDER = ("dark_air", "bad_cells", "scatter", "log", "restore", "water_beam_hardening", "ring")
 """The steps of the chain in the order in which they make sense; bone beam hardening needs a first image."""
 
 
@@ -32,14 +34,14 @@ def correct(scan: RawScan, steps: Sequence[Step], *, progress: Progress = silent
     chain = _Chain(scan, wanted)
     shape = scan.geometry.shape
     integrals, weights = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    ring = Ring.of(wanted["ring"], shape[2]) if "ring" in wanted else None
-    share = 0.9 if ring else 1.0
+    measured = np.empty(shape, np.float32) if chain.counts else None
     for first, last in spans(*shape):
-        integrals[first:last], weights[first:last] = chain.views(first, last)
-        progress(share * last / shape[0])
-    history = chain.history()
-    if ring is not None:
-        history.append(ring.apply(integrals, progress=lambda done: progress(share + (1 - share) * done)))
+        part = slice(first, last)
+        integrals[part], weights[part], net = chain.views(first, last)
+        if measured is not None:
+            np.divide(net, chain.log.noise.gain_counts, out=measured[part])
+        progress(chain.shares[0] * last / shape[0])
+    quanta = chain.finish(integrals, weights, measured, progress)
     return Projections(
         integrals,
         weights,
@@ -48,8 +50,9 @@ def correct(scan: RawScan, steps: Sequence[Step], *, progress: Progress = silent
         spectrum=scan.spectrum,
         acquisition=scan.acquisition,
         exposure_mas=scan.exposure_mas,
-        history=tuple(history),
+        history=tuple(chain.history()),
         scan_id=scan.id,
+        quanta=quanta,
     )
 
 
@@ -64,6 +67,9 @@ class _Chain:
         self.log = Logarithm.of(scan, self.beam, wanted["log"])
         hardening = "water_beam_hardening"
         self.hardening = WaterHardening.of(scan, wanted[hardening]) if hardening in wanted else None
+        self.restoration = Restoration.of(scan.geometry, wanted["restore"]) if "restore" in wanted else None
+        self.ring = Ring.of(wanted["ring"], scan.geometry.columns) if "ring" in wanted else None
+        self.ringed: Applied | None = None
         self.wanted = wanted
         silent_cells = ~self.beam.working
         self.without_weight = silent_cells if self.cells is None else silent_cells | self.cells.mask
@@ -79,24 +85,64 @@ class _Chain:
             return self.scan.water_per_mm
         return None if self.scan.spectrum is None else water_attenuation_per_mm(self.scan.spectrum)
 
-    def views(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Integrals and weights of some views, with their neighbours beside them for starved rays."""
+    @property
+    def counts(self) -> bool:
+        """Whether the counts are needed after their logarithm is taken."""
+        return self.log.keeps_quanta or self.restoration is not None
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Parts of the work: blocks of views, restoration, rings."""
+        restore, ring = 2.0 * (self.restoration is not None), 0.1 * (self.ring is not None)
+        return 1 / (1 + restore + ring), restore / (1 + restore + ring), ring / (1 + restore + ring)
+
+    def views(self, first: int, last: int) -> tuple[Float32, Float32, Float32]:
+        """Integrals, weights and net counts of some views, with their neighbours beside them for starved rays."""
         start, stop = max(0, first - HALO), min(self.scan.views, last + HALO)
         block: Block = self.beam.block(start, stop)
         if self.cells is not None:
             self.cells.apply(block)
         if self.scatter is not None:
             self.scatter.apply(block)
-        integrals, weights = self.log.apply(block, slice(first - start, last - start))
+        inner = slice(first - start, last - start)
+        integrals, weights = self.log.apply(block, inner)
         weights[:, self.without_weight] = 0.0
+        return integrals, weights, block.net[inner]
+
+    def finish(
+        self, integrals: Float32, weights: Float32, measured: Float32 | None, progress: Progress
+    ) -> Quanta | None:
+        """The steps that look at the whole scan, in place; the quanta if they are to be kept."""
+        blocks, restore, rings = self.shares
+        quanta = None if measured is None else self._quanta(measured)
+        if self.restoration is not None and quanta is not None:
+            self.restoration.apply(integrals, weights, quanta, lambda done: progress(blocks + restore * done))
         if self.hardening is not None:
             self.hardening.apply(integrals)
-        return integrals, weights
+        kept = quanta if self.log.keeps_quanta else None
+        if kept is not None and self.hardening is not None:
+            kept = replace(kept, hardening=self.hardening.inverse(), nodes_per_unit=NODES_PER_UNIT)
+        if self.ring is not None:
+            before = None if kept is None else integrals.copy()
+            self.ringed = self.ring.apply(integrals, progress=lambda done: progress(1 - rings + rings * done))
+            if kept is not None and before is not None:
+                kept = kept.moved(np.subtract(integrals, before, out=before))
+        return kept
+
+    def _quanta(self, measured: Float32) -> Quanta:
+        """Counts over the noise gain beside their open beam; cells without weight have none."""
+        scan, noise = self.scan, self.log.noise
+        air = np.where(self.without_weight, 0, np.maximum(self.beam.net_air, 0) / noise.gain_counts)
+        spot = np.arange(scan.views) % len(air)
+        exposure = scan.exposure_mas / scan.air_exposure_mas
+        return Quanta(measured, air, exposure, spot, (noise.electronic_counts / noise.gain_counts) ** 2)
 
     def history(self) -> list[Applied]:
         """What the scanner had made, then what was made here, in order."""
-        made = [self.beam, self.cells, self.scatter, self.log, self.hardening]
+        made = [self.beam, self.cells, self.scatter, self.log, self.restoration, self.hardening]
         here = {one.name: one for one in (each.record() for each in made if each is not None)}
+        if self.ringed is not None:
+            here[self.ringed.name] = self.ringed
         scanner = [Applied.of(name, made_by="scanner") for name in self.scan.applied]
         return scanner + [here[name] for name in ORDER if name in self.wanted and name in here]
 

@@ -48,6 +48,7 @@ class Logarithm:
     assumed: bool
     quanta: float
     structure: float
+    keeps_quanta: bool = False
     rays: int = 0
     starved: int = 0
     negative: int = 0
@@ -56,8 +57,12 @@ class Logarithm:
     @staticmethod
     def of(scan: RawScan, beam: OpenBeam, step: Step) -> "Logarithm":
         """Settings: `quanta` below which a ray is starved (100), `structure` the relative detail kept among starved
-        neighbours (0.5), `quanta_in_air` assumed where the scan does not know its noise (100 000)."""
-        chosen = settings(step, quanta=100.0, structure=0.5, quanta_in_air=1e5)
+        neighbours (0.5), `quanta_in_air` assumed where the scan does not know its noise (100 000), `keep_quanta` beside
+        the integrals for a likelihood (false)."""
+        chosen = settings(step, quanta=100.0, structure=0.5, quanta_in_air=1e5, keep_quanta=False)
+        keeps = chosen.pop("keep_quanta")
+        if not isinstance(keeps, bool):
+            raise RecipeError(f"log: keep_quanta is {keeps!r}, expected true or false")
         if not min(chosen.values()) > 0:
             raise RecipeError(f"log: {chosen}: expected all above 0")
         noise = scan.noise
@@ -65,7 +70,7 @@ class Logarithm:
             exposure = float(np.median(scan.exposure_mas) / scan.air_exposure_mas)
             in_air = float(np.median(beam.net_air[:, beam.working])) * exposure
             noise = Noise(in_air / chosen["quanta_in_air"], 0.0)
-        return Logarithm(noise, scan.noise is None, float(chosen["quanta"]), float(chosen["structure"]))
+        return Logarithm(noise, scan.noise is None, float(chosen["quanta"]), float(chosen["structure"]), keeps)
 
     def apply(self, block: Block, inner: slice) -> tuple[Float32, Float32]:
         """Integrals and weights of the block's views `inner`; the others are there as neighbours."""
@@ -93,6 +98,7 @@ class Logarithm:
             "log",
             quanta=self.quanta,
             structure=self.structure,
+            keep_quanta=self.keeps_quanta,
             gain_counts=self.noise.gain_counts,
             electronic_counts=self.noise.electronic_counts,
             noise="assumed" if self.assumed else "of the scan",
