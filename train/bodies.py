@@ -1,6 +1,6 @@
 """Random generator, sources and a box in mm → one training body in HU: anatomy, procedural or mixed, with inserts.
 
-Half of the bodies come from real series, a seventh from `phantom.thorax` (never the default seed, stretched and
+Seven in ten bodies come from real series, a seventh from `phantom.thorax` (never the default seed, stretched and
 flipped), the rest is drawn. Small inserts of known kinds (nodules 3–12 mm, rods, low contrasts 3–30 HU) go into all.
 """
 
@@ -13,7 +13,7 @@ from lampyris.model import Float32, Float64, Grid
 from lampyris.phantom import thorax, voxelise
 from train import shapes
 
-KINDS = (("abdomen", 0.26), ("chest", 0.26), ("aorta", 0.06), ("thorax", 0.14), ("drawn", 0.28))
+KINDS = (("abdomen", 0.32), ("chest", 0.32), ("aorta", 0.06), ("thorax", 0.14), ("drawn", 0.16))
 AIR = -1000.0
 
 
