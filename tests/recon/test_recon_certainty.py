@@ -7,7 +7,7 @@ import pytest
 from lampyris.model import Geometry, Grid, InputError, Step
 from lampyris.projector import Projector
 from lampyris.recon.iterative.certainty import certainty, strength
-from lampyris.recon.iterative.priors import prior
+from lampyris.recon.iterative.priors import Prior, prior
 from lampyris.recon.iterative.priors.neighbours import pairs
 
 PIXEL, CELL = 5.0, 4.0
@@ -43,23 +43,30 @@ class Bench:
         rough = prior(
             Step.of("quadratic", neighbours=8), spacing_mm=self.grid.spacing_mm, water_per_mm=None, certainty=kappa
         )
-        beta32 = np.float32(beta)
+        integrals = self.projector.forward(self.specks)
+        return minimum(self.projector, self.weights, rough, beta, integrals)
 
-        def data(image: np.ndarray) -> np.ndarray:
-            return self.projector.adjoint(self.weights * self.projector.forward(image))
 
-        diagonal = data(np.ones_like(self.specks)) + beta32 * rough.curvature(self.specks)
-        image, residual = np.zeros_like(self.specks), data(self.specks)
-        way = residual / diagonal
-        power = first = float(np.vdot(residual, way))
-        while power > 1e-7 * first:
-            pushed = data(way) + beta32 * rough.gradient(way)
-            length = np.float32(power / float(np.vdot(way, pushed)))
-            image += length * way
-            residual -= length * pushed
-            power, before = float(np.vdot(residual, residual / diagonal)), power
-            way = residual / diagonal + np.float32(power / before) * way
-        return image
+def minimum(projector: Projector, weights: np.ndarray, rough: Prior, beta: float, integrals: np.ndarray) -> np.ndarray:
+    """(AᵀWA + βR)⁻¹AᵀW p for a quadratic R: conjugate gradients with the majoriser's diagonal as preconditioner."""
+    beta32 = np.float32(beta)
+    residual = projector.adjoint(weights * integrals)
+
+    def hessian(image: np.ndarray) -> np.ndarray:
+        return projector.adjoint(weights * projector.forward(image)) + beta32 * rough.gradient(image)
+
+    ones = np.ones_like(residual)
+    diagonal = hessian(ones) + beta32 * rough.curvature(ones)  # R does nothing to a constant
+    image, way = np.zeros_like(residual), residual / diagonal
+    power = first = float(np.vdot(residual, way))
+    while power > 1e-7 * first:
+        pushed = hessian(way)
+        length = np.float32(power / float(np.vdot(way, pushed)))
+        image += length * way
+        residual -= length * pushed
+        power, before = float(np.vdot(residual, residual / diagonal)), power
+        way = residual / diagonal + np.float32(power / before) * way
+    return image
 
 
 FREQUENCY = np.fft.fftfreq(256, PIXEL)
@@ -180,3 +187,67 @@ def test_bad_weights_are_refused_with_their_place(bench: Bench, value: float) ->
 def test_a_strength_needs_a_frequency(frequency: float) -> None:
     with pytest.raises(InputError, match="expected a number above 0"):
         strength(frequency)
+
+
+CONTRASTS = (150.0, 400.0, 1000.0)
+RADIUS_MM, NOISE_HU, MU = 8.3, 20.0, 0.02
+
+
+class Inserts:
+    """A disc of water with one insert of each contrast, one a slice; data from a lattice five times as fine."""
+
+    def __init__(self) -> None:
+        self.grid = Grid.centred((3, 44, 46), (2.0, 1.0, 1.0), (0.4, 0.0, -0.3))
+        beam = Geometry.parallel_beam(
+            np.arange(60) * 3.0 + 0.7, rows=3, columns=75, cell_mm=(2.0, 0.8), central_column=37.3
+        )
+        self.projector = Projector(beam, self.grid)
+        fine = Grid.centred((3, 220, 230), (2.0, 0.2, 0.2), (0.4, 0.0, -0.3))
+        contrast = np.array(CONTRASTS, np.float32)[:, None, None] / 1000
+        truth = np.where(self.distance(fine) < 18.0, np.float32(MU), np.float32(0))
+        truth = truth * (1 + contrast * (self.distance(fine, 1.3, -0.7) < RADIUS_MM))
+        self.integrals = Projector(beam, fine).forward(truth.astype(np.float32))
+        self.weights = np.float32(1e6) * np.exp(-self.integrals)
+        self.start = truth.reshape(3, 44, 5, 46, 5).mean((2, 4)).astype(np.float32)
+
+    @staticmethod
+    def distance(grid: Grid, x_mm: float = 0.0, z_mm: float = 0.0) -> np.ndarray:
+        index = np.stack(np.meshgrid(*map(np.arange, grid.shape), indexing="ij"), -1)
+        x, _, z = np.moveaxis(grid.position_mm(index), -1, 0)
+        return np.asarray(np.hypot(x - x_mm, z - z_mm))
+
+    def half_frequencies(self, image: np.ndarray) -> np.ndarray:
+        """f50 of every slice: edge spread in rings of 0.25 mm, differentiated, windowed, transformed."""
+        edges = np.arange(RADIUS_MM - 5, RADIUS_MM + 5.01, 0.25)
+        found = []
+        for distance, values in zip(self.distance(self.grid, 1.3, -0.7), image, strict=True):
+            ring = np.digitize(distance.ravel(), edges)
+            spread = np.diff([values.ravel()[ring == k].mean() for k in range(1, len(edges))])
+            transfer = np.abs(np.fft.rfft(spread * np.hanning(len(spread)), 1024))
+            found.append(np.fft.rfftfreq(1024, 0.25)[np.argmax(transfer < 0.5 * transfer[0])])
+        return np.array(found)
+
+
+def test_relieved_edges_of_all_contrasts_are_alike(rng: np.random.Generator) -> None:
+    """f50 at 150, 400 and 1000 HU with the noise of a start image of 20 HU, where an edge must stand out 78 HU.
+
+    An edge spread over two pixels shows Sobel half to all of its height, so s from 0.96: a few pixels of the lowest
+    edge keep half of the penalty where all others keep a tenth. If a tenth of the pairs do, the mean is 1.4 times as
+    much and f50 ∝ penalty^−⅓ falls by 10 %: the bound for the lowest; the higher ones are all relieved, to 2 %.
+    Relief to a tenth would give 10^⅓ = 2.15 if it reached everywhere; it ends beside the edge and at the aperture.
+    """
+    scene, sigma = Inserts(), NOISE_HU * MU / 1000
+    kappa = certainty(scene.projector, scene.weights)
+    start = scene.start + rng.normal(0, sigma, scene.start.shape).astype(np.float32)
+
+    def found(share: float) -> np.ndarray:
+        step = Step.of("quadratic", neighbours=8, relief=share, edge_hu=50.0)
+        rough = prior(
+            step, spacing_mm=scene.grid.spacing_mm, water_per_mm=MU, certainty=kappa, start=start, noise=sigma
+        )
+        return scene.half_frequencies(minimum(scene.projector, scene.weights, rough, strength(0.2), scene.integrals))
+
+    plain, eased = found(1.0), found(0.1)
+    assert eased[1] == pytest.approx(eased[2], rel=0.02)
+    assert eased[0] == pytest.approx(eased[2], rel=0.1)
+    assert (eased > 1.6 * plain).all()
