@@ -13,21 +13,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
+import numpy as np
+
 from lampyris import correct, dicom, quality, recon, simulate
 from lampyris.model import (
     Acquisition,
     Assessment,
+    Float32,
+    Grid,
+    Passport,
     ProgramError,
     Progress,
     Projections,
     RawScan,
     Recipe,
+    RecipeError,
     Step,
     Study,
     Volume,
+    silent,
 )
 from lampyris.phantom import Insert, Phantom
 from lampyris.recipes import recipe
+from lampyris.recon import Checkpoint
 
 __all__ = [
     "STATIONS",
@@ -61,6 +69,8 @@ class Subject:
     acquisition: Acquisition
 
 
+CONTEXT = ("progress", "checkpoint")
+"""Parameters of a station that are no data: who watches it, and where a long run leaves its state."""
 LYING = ("PatientPosition", "DataCollectionCenterPatient", "FrameOfReferenceUID", "BodyPartExamined")
 """What a subject says of its scan; all else is the virtual scanner's to say."""
 
@@ -111,7 +121,7 @@ class Station:
     @property
     def takes(self) -> tuple[type, ...]:
         hints = get_type_hints(self.run)
-        return tuple(hints[name] for name in inspect.signature(self.run).parameters if name != "progress")
+        return tuple(hints[name] for name in inspect.signature(self.run).parameters if name not in CONTEXT)
 
     @property
     def gives(self) -> type:
@@ -136,21 +146,88 @@ def run_correct(scan: RawScan, recipe: Recipe, progress: Progress) -> Projection
     return correct.correct(scan, steps, progress=progress)
 
 
-def run_reconstruct(projections: Projections, recipe: Recipe, progress: Progress) -> Volume:
+def run_reconstruct(
+    projections: Projections, recipe: Recipe, progress: Progress, checkpoint: Checkpoint | None
+) -> Volume:
     """Reconstruct; with the bone step in the recipe a first image tells where bone is, and a second is made."""
     bone = next((step for step in recipe.corrections if step.name == correct.BONE), None)
     if bone is None:
-        return recon.reconstruct(projections, recipe.method, recipe.kernel, recipe.grid, progress=progress)
+        return recon.reconstruct(
+            projections, recipe.method, recipe.kernel, recipe.grid, progress=progress, checkpoint=checkpoint
+        )
     first = recon.reconstruct(
         projections, Step("auto"), recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done)
     )
     mended = correct.bone_beam_hardening(projections, first, bone, progress=lambda done: progress(0.4 + 0.2 * done))
     return recon.reconstruct(
-        mended, recipe.method, recipe.kernel, recipe.grid, progress=lambda done: progress(0.6 + 0.4 * done)
+        mended,
+        recipe.method,
+        recipe.kernel,
+        recipe.grid,
+        progress=lambda done: progress(0.6 + 0.4 * done),
+        checkpoint=checkpoint,
     )
 
 
-def run_assess(volume: Volume, projections: Projections, reference: Reference, recipe: Recipe) -> Assessment:
+def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progress: Progress) -> Passport:
+    """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
+
+    "half_scan" for analytic methods; "replicates" (settings `count`, 1, `share` of the noise added, 0.5, `seed`, 0)
+    makes the image again of perturbed scans, for any method; "none". A method that is not analytic is held against
+    the analytic image of the same scan.
+    """
+    if recipe.passport.name == "none":
+        return Passport()
+    lattice = quality.map_grid(volume.grid)
+    plain = recipe if recon.is_linear(recipe.method) else dataclasses.replace(recipe, method=Step("auto"))
+
+    def as_map(values: Float32) -> Volume:
+        return dataclasses.replace(volume, values=values, grid=lattice, valid=None)
+
+    half = as_map(
+        recon.deviation(
+            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct,
+            progress=lambda done: progress(0.2 * done),
+        )
+    )  # fmt: skip
+    column_mm = recon.native_column_mm(projections.geometry)
+    frequency = np.linspace(0.0, 0.5 / column_mm, 257)
+    theory = recon.kernel(recipe.kernel).ttf(frequency, column_mm, column_mm)
+    transfer = quality.Transfer(frequency, theory, f"theory of the kernel {recipe.kernel}")
+    if plain is recipe and recipe.passport.name == "half_scan":
+        return quality.passport(volume, half, transfer=transfer, how=(("method", "half scan"),))
+    reference = None if plain is recipe else quality.Analytic(run_reconstruct(projections, plain, progress, None), half)
+    if reference is not None:
+        transfer = dataclasses.replace(transfer, origin=transfer.origin + ", assumed: the method is not linear")
+    if not recon.noise_known(projections):
+        return quality.passport(volume, None, analytic=reference, transfer=transfer)
+    found, how = _replicated(volume, projections, recipe, lattice)
+    return quality.passport(volume, as_map(found), analytic=reference, transfer=transfer, how=how)
+
+
+def _replicated(
+    volume: Volume, projections: Projections, recipe: Recipe, lattice: Grid
+) -> tuple[Float32, tuple[tuple[str, Any], ...]]:
+    """Noise of the image from images of perturbed scans, and how it was found."""
+    chosen = {"count": 1, "share": 0.5, "seed": 0}
+    if recipe.passport.name != "replicates" or set(dict(recipe.passport.settings)) - set(chosen):
+        raise RecipeError(
+            f"passport {recipe.passport.as_dict()} for method {recipe.method.name!r}: expected none, half_scan"
+            " (analytic methods alone) or replicates with count, share, seed"
+        )
+    chosen |= dict(recipe.passport.settings)
+    rng = np.random.default_rng(int(chosen["seed"]))
+    images = [
+        run_reconstruct(recon.perturbed(projections, rng, share=chosen["share"]), recipe, silent, None)
+        for _ in range(int(chosen["count"]))
+    ]
+    found = recon.deviation_of_replicates(volume, images, chosen["share"], lattice)
+    return found, (("method", "replicates"), *sorted(chosen.items()))
+
+
+def run_assess(
+    volume: Volume, projections: Projections, passport: Passport, reference: Reference, recipe: Recipe
+) -> Assessment:
     acquisition = projections.acquisition
     figures = quality.assess(
         volume,
@@ -160,32 +237,50 @@ def run_assess(volume: Volume, projections: Projections, reference: Reference, r
         spectrum=projections.spectrum,
         ctdivol_origin="computed" if acquisition.Manufacturer == simulate.MANUFACTURER else "reported",
     )
-    return quality.judge(figures, recipe.limits)
+    whole = dataclasses.replace(
+        figures,
+        figures=figures.figures + passport.figures,
+        curves=figures.curves + passport.curves,
+        reasons=figures.reasons + passport.reasons,
+    )
+    return quality.judge(whole, recipe.limits)
 
 
 def run_write(
     volume: Volume,
+    passport: Passport,
     assessment: Assessment,
     projections: Projections,
     recipe: Recipe,
     study: Study,
     destination: Destination,
 ) -> Series:
+    """The images, and the passport's maps as series of their own in the folder `passport` beside them."""
     acquisition = projections.acquisition
-    placed = volume.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
-    placed = dataclasses.replace(placed, FrameOfReferenceUID=acquisition.FrameOfReferenceUID)
     provenance = dicom.Provenance.of(projections, recipe, assessment)
-    return Series(
-        dicom.write_series(
-            placed, destination.folder, study=study, provenance=provenance, kind=destination.kind, now=destination.now
-        )
-    )
+
+    def placed(one: Volume) -> Volume:
+        lying = one.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
+        return dataclasses.replace(lying, FrameOfReferenceUID=acquisition.FrameOfReferenceUID)
+
+    files = dicom.write_series(
+        placed(volume), destination.folder, study=study, provenance=provenance, kind=destination.kind,
+        now=destination.now,
+    )  # fmt: skip
+    for kind, one in (("noise", passport.noise), ("bias", passport.bias)):
+        if one is not None:
+            dicom.write_map(
+                placed(one), destination.folder / "passport" / kind, dicom.MAPS[kind], study=study,
+                provenance=provenance, now=destination.now,
+            )  # fmt: skip
+    return Series(files)
 
 
 STATIONS = (
     Station("simulate", run_simulate, retry=True, device="cpu"),
     Station("correct", run_correct, retry=True, device="cpu"),
     Station("reconstruct", run_reconstruct, retry=True, device="gpu"),
+    Station("passport", run_passport, retry=True, device="gpu"),
     Station("assess", run_assess, retry=True, device="cpu"),
     Station("write", run_write, retry=True, device="cpu"),
 )
@@ -206,10 +301,17 @@ class Journey:
         raise ProgramError(f"the journey made no {kind.__name__}")
 
 
-def travel(given: Iterable[object], goal: type, *, watch: Watch = lambda _name, _done: None) -> Journey:
+def travel(
+    given: Iterable[object],
+    goal: type,
+    *,
+    watch: Watch = lambda _name, _done: None,
+    checkpoint: Checkpoint | None = None,
+) -> Journey:
     """Run the stations that lead from what is given to the goal, in the order of the table.
 
-    A station whose product is there already is passed by. Raises ProgramError when one waits for something that
+    A station whose product is there already is passed by. `checkpoint` is where an iterative reconstruction leaves its
+    state, so that it goes on from there when it was interrupted. Raises ProgramError when one waits for something that
     nobody gives.
     """
     data: dict[type, object] = {type(value): value for value in given}
@@ -218,8 +320,8 @@ def travel(given: Iterable[object], goal: type, *, watch: Watch = lambda _name, 
         began = time.perf_counter()
         watch(station.name, 0.0)
         arguments = {name: data[kind] for name, kind in _parameters(station)}
-        if "progress" in inspect.signature(station.run).parameters:
-            arguments["progress"] = _progress(watch, station.name)
+        context = {"progress": _progress(watch, station.name), "checkpoint": checkpoint}
+        arguments |= {name: context[name] for name in inspect.signature(station.run).parameters if name in CONTEXT}
         data[station.gives] = station.run(**arguments)
         watch(station.name, 1.0)
         seconds.append((station.name, time.perf_counter() - began))
@@ -246,7 +348,7 @@ def utc_now() -> datetime:
 
 def _parameters(station: Station) -> list[tuple[str, type]]:
     hints = get_type_hints(station.run)
-    return [(name, hints[name]) for name in inspect.signature(station.run).parameters if name != "progress"]
+    return [(name, hints[name]) for name in inspect.signature(station.run).parameters if name not in CONTEXT]
 
 
 def _progress(watch: Watch, name: str) -> Progress:

@@ -27,7 +27,7 @@ def test_a_raw_scan_is_not_simulated_again():
 
 def test_the_whole_journey_runs_in_the_order_of_the_table():
     names = [station.name for station in path.route(GIVEN, path.Series)]
-    assert names == ["simulate", "correct", "reconstruct", "assess", "write"]
+    assert names == ["simulate", "correct", "reconstruct", "passport", "assess", "write"]
 
 
 def test_what_is_missing_is_named():

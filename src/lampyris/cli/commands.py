@@ -24,6 +24,7 @@ from lampyris.model import (
     Geometry,
     Grid,
     InputError,
+    Passport,
     Projections,
     RawScan,
     Recipe,
@@ -268,7 +269,7 @@ def _column(arguments: argparse.Namespace, source: Source, made: Made, folder: P
     seconds = (*made.seconds, *done.seconds)
     return report.Column(
         made.title, done.the(Volume), done.the(Assessment), chosen, scan.acquisition, done.the(Projections).history,
-        seconds, name, scan.geometry.shape, f"method {chosen.method.name}",
+        seconds, name, scan.geometry.shape, f"method {chosen.method.name}", done.the(Passport),
     )  # fmt: skip
 
 

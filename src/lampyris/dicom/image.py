@@ -9,6 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,8 +21,8 @@ from pydicom.uid import CTImageStorage
 from lampyris.dicom import enhanced, header, voxels
 from lampyris.dicom.header import Label, put
 from lampyris.dicom.ids import SeriesIds, series_ids, uid
-from lampyris.dicom.provenance import Provenance
-from lampyris.dicom.voxels import Rescale, rescale_of, upright
+from lampyris.dicom.provenance import Map, Provenance
+from lampyris.dicom.voxels import Rescale, fine_rescale_of, rescale_of, upright
 from lampyris.model import InputError, Progress, StorageError, Study, Volume, silent
 
 Kind: TypeAlias = Literal["ct", "enhanced"]
@@ -55,7 +56,7 @@ def write_series(
         raise InputError(f"kind {kind!r} is neither 'ct' nor 'enhanced'")
     folder = Path(folder)
     page = upright(volume)
-    rescale = rescale_of(page)
+    rescale = rescale_of(page) if provenance.map is None else fine_rescale_of(page)
     role = f"{provenance.software_version} {kind} {volume.quantity} {series_number}"
     frame = volume.FrameOfReferenceUID or provenance.acquisition.FrameOfReferenceUID
     ids = series_ids(
@@ -76,13 +77,34 @@ def write_series(
     return tuple(folder / name for name in names)
 
 
+def write_map(
+    volume: Volume, folder: Path | str, about: Map, *, study: Study, provenance: Provenance, now: datetime
+) -> tuple[Path, ...]:
+    """Write a map about an image, in patient coordinates, as a CT series of secondary images, and return its files.
+
+    Values are stored in the finest of steps 1, 2, 5 · 10ⁿ that hold them, the image's recipe, scan and dose stand in it
+    as in the image, and what the values mean in DerivationDescription. Errors as in `write_series`.
+    """
+    described = f"{about.title} of {provenance.series_description()}"[:64]
+    return write_series(
+        volume,
+        folder,
+        study=study,
+        provenance=replace(provenance, map=about),
+        now=now,
+        series_number=about.SeriesNumber,
+        description=described,
+    )
+
+
 def _ct_shared(base: Dataset, page: Volume, rescale: Rescale, provenance: Provenance) -> Dataset:
     """What all CT Images of the series have in common beyond `base`."""
     grid, acquisition = page.grid, provenance.acquisition
     shared = Dataset()
     shared.update(base)
     shared.SOPClassUID = CTImageStorage
-    shared.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    told = provenance.map
+    shared.ImageType = ["DERIVED", "PRIMARY", "AXIAL"] if told is None else ["DERIVED", "SECONDARY", "AXIAL", told.name]
     shared.AcquisitionNumber = None
     if acquisition.BodyPartExamined not in header.UNPAIRED:
         shared.Laterality = ""  # unknown: absent is for unpaired parts only, PS3.3 C.7.3.1
@@ -100,7 +122,7 @@ def _ct_shared(base: Dataset, page: Volume, rescale: Rescale, provenance: Proven
     shared.RescaleType = "HU" if page.quantity == "HU" else "US"
     if page.quantity != "HU":
         shared.RealWorldValueMappingSequence = voxels.per_mm_mapping(rescale)
-    shared.update(voxels.window(page, rescale))
+    shared.update(voxels.window(page, rescale, whole=told is not None))
     return shared
 
 

@@ -53,12 +53,45 @@ class Dose:
 
 
 @dataclass(frozen=True, slots=True)
+class Map:
+    """A series that tells something about an image: its number, its name as fourth value of ImageType (0008,0008), what
+    it is called and, in plain language, what its values mean."""
+
+    SeriesNumber: int
+    name: str
+    title: str
+    meaning: str
+
+
+MAPS = {
+    "noise": Map(
+        901,
+        "NOISE_SD",
+        "noise map",
+        "Not an image of the patient: each value is the estimated standard deviation, in the unit of the image, of the"
+        " noise of the reconstructed image at this place. A difference to a neighbour smaller than about three times"
+        " this value may be chance.",
+    ),
+    "bias": Map(
+        902,
+        "BIAS",
+        "bias map",
+        "Not an image of the patient: each value is the difference, in the unit of the image, between the reconstructed"
+        " image and the analytic (filtered backprojection) image of the same measurement, smoothed over 14 mm. Away"
+        " from zero by more than chance, the image does not show what was measured.",
+    ),
+}
+"""Maps of a passport."""
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where an image came from: everything that is written about its making, none of it computed with.
 
     `SliceThickness` mm, `ReconstructionDiameter` mm, `ReconstructionAngle` degrees of rotation that a point of the axis
     is reconstructed from, `ReconstructionAlgorithm` a DICOM defined term (None: derived for the analytic methods, left
-    out otherwise); `verdict` and `reasons` of the gate.
+    out otherwise); `verdict` and `reasons` of the gate; `map` where the values tell something about an
+    image and are not the image.
     """
 
     scan_id: str
@@ -75,6 +108,7 @@ class Provenance:
     ReconstructionAngle: float | None = None
     verdict: str | None = None
     reasons: tuple[str, ...] = ()
+    map: Map | None = None
 
     def __post_init__(self) -> None:
         for name in ("SliceThickness", "ReconstructionDiameter"):
@@ -137,7 +171,9 @@ class Provenance:
         return " ".join(words)
 
     def derivation(self, volume: Volume) -> str:
-        """How the image was made, for DerivationDescription (0008,2111)."""
+        """How the image was made, or what the map means, for DerivationDescription (0008,2111)."""
+        if self.map is not None:
+            return _within(self.map.meaning, 1024)
         steps = [_PLAIN.get(one.name, one.name.replace("_", " ")) for one in self.history]
         corrected = f" Corrections: {', '.join(steps)}." if steps else ""
         method = "" if self.recipe is None else f" by {self.recipe.method.name}"

@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 
 from lampyris.dicom import header, nifti
+from lampyris.dicom.provenance import MAPS
 from lampyris.dicom.source import DECODING_ERRORS, Contents, Entry, open_source, text, unquoted
 from lampyris.dicom.stack import Frame, Stack, stack, straightened
 from lampyris.dicom.voxels import AIR_HU, Rescale, padded, upright
@@ -61,6 +62,9 @@ def subject(path: Path | str, *, series_uid: str | None = None, progress: Progre
         return Series(upright(volume), Study(), Acquisition(), notes=(note,))
     series = read_series(path, series_uid=series_uid, progress=progress)
     return replace(series, volume=upright(series.volume))
+
+
+_MAP_NAMES = {one.name for one in MAPS.values()}
 
 
 def read_series(
@@ -119,6 +123,8 @@ def _one_series(contents: Contents, series_uid: str | None) -> tuple[list[Entry]
             skipped[str(UID(kind or promised).name)] += 1
         elif "LOCALIZER" in text(entry.header, "ImageType").split("\\"):
             skipped["localizer"] += 1
+        elif series_uid is None and _MAP_NAMES & set(text(entry.header, "ImageType").split("\\")):
+            skipped["map of a passport"] += 1
         else:
             series.setdefault(text(entry.header, "SeriesInstanceUID"), []).append(entry)
     what = ", ".join(f"{count} × {name}" for name, count in sorted(skipped.items()))

@@ -81,6 +81,15 @@ def rescale_of(volume: Volume) -> Rescale:
     return Rescale(1.0, HU_INTERCEPT, _padding(volume, low, HU_INTERCEPT))
 
 
+def fine_rescale_of(volume: Volume) -> Rescale:
+    """The finest of steps 1, 2, 5 · 10ⁿ that holds every measured value. InputError for NaN or infinity."""
+    values = volume.values if volume.valid is None else volume.values[volume.valid]
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        raise InputError(f"{bad} of {values.size} voxels of the map are NaN or infinite")
+    return Rescale(_decimal_step(float(np.abs(values).max(initial=0.0))), 0.0, LOWEST - 1)
+
+
 def _padding(volume: Volume, low: float, intercept: float | None) -> int:
     """−2048 HU where no measured value lies there or below: readers that ignore the tag know it; else −32768.
 
@@ -146,10 +155,10 @@ def put_pixels(dataset: Dataset, page: Volume, rescale: Rescale, slices: slice) 
     dataset.add_new("PixelData", "OW", rescale.store(page.values[slices], valid).tobytes())
 
 
-def window(page: Volume, rescale: Rescale) -> Dataset:
-    """VOI: soft tissue and lung for HU; for 1/mm the whole range, exactly linear as its width is far below 1."""
+def window(page: Volume, rescale: Rescale, *, whole: bool = False) -> Dataset:
+    """VOI: soft tissue and lung for HU; for 1/mm, and if asked, the whole range, exactly linear for widths below 1."""
     found = Dataset()
-    if page.quantity == "HU":
+    if page.quantity == "HU" and not whole:
         put(found, "WindowCenter", [40, -600])
         put(found, "WindowWidth", [400, 1500])
         found.WindowCenterWidthExplanation = ["SOFT_TISSUE", "LUNG"]

@@ -1,9 +1,9 @@
 """Projections → Volume: analytic, learned and iterative reconstruction of parallel, fan, cone-beam, helical scans."""
 
-from lampyris.recon.field import native_slice_mm
+from lampyris.recon.field import native_column_mm, native_slice_mm
 from lampyris.recon.iterative.solver import Checkpoint
 from lampyris.recon.kernels import KERNELS, Kernel, kernel
-from lampyris.recon.noise import deviation, deviation_of_replicates, perturbed
+from lampyris.recon.noise import deviation, deviation_of_replicates, is_linear, noise_known, perturbed
 from lampyris.recon.run import reconstruct
 
 __all__ = [
@@ -12,8 +12,11 @@ __all__ = [
     "Kernel",
     "deviation",
     "deviation_of_replicates",
+    "is_linear",
     "kernel",
+    "native_column_mm",
     "native_slice_mm",
+    "noise_known",
     "perturbed",
     "reconstruct",
 ]

@@ -146,6 +146,12 @@ def choose_field(request: GridRequest, body: Circle) -> Field:
     return Field(centre or (0.0, 0.0), side, request.matrix)
 
 
+def native_column_mm(geometry: Geometry) -> float:
+    """Width of a detector column at the isocentre, mm: sampling and aperture in the plane of rotation."""
+    row_mm, column_mm = geometry.cell_mm
+    return native_slice_mm(geometry) * column_mm / row_mm
+
+
 def native_slice_mm(geometry: Geometry) -> float:
     """Thinnest slice that the scan gives: the height of a detector row at the isocentre, mm."""
     row_mm = float(np.linalg.norm(geometry.v[0]))

@@ -48,6 +48,8 @@ NORMAL_MEDIAN_SQUARE = 0.4549
 FLOOR = {"HU": 0.01, "1/mm": 2e-7}
 """Least standard deviation told, so that a weight made of it stays finite."""
 FEWEST_VIEWS = 8
+LINEAR_METHODS = ("auto", "fbp", "fdk", "wfbp")
+LINEAR_SETTINGS = {"flat_share"}
 NEIGHBOURS = 9
 """Columns over which the mean count is taken, of which added noise depends."""
 BATCH_VIEWS = 64
@@ -61,6 +63,11 @@ class Reconstruct(Protocol):
     def __call__(
         self, projections: Projections, method: Step, kernel: str, grid: GridRequest, *, progress: Progress = silent
     ) -> Volume: ...
+
+
+def is_linear(method: Step) -> bool:
+    """Whether the image is linear in the integrals, so that half scans tell its noise: analytic and nothing else."""
+    return method.name in LINEAR_METHODS and {name for name, _ in method.settings} <= LINEAR_SETTINGS
 
 
 def deviation(
@@ -136,7 +143,7 @@ def perturbed(projections: Projections, rng: np.random.Generator, *, share: floa
     """
     if not 0 < share < np.inf:
         raise InputError(f"a share of {share} of the noise is to be added: expected above 0, 0.3 … 1")
-    if not _noise_known(projections):
+    if not noise_known(projections):
         raise InputError(
             "the weights are relative: the scan's noise was not told (gain and electronic counts), so that noise of the"
             " right amount cannot be added; a half-scan passport needs no such knowledge"
@@ -252,7 +259,7 @@ def _points(projections: Projections, grid: GridRequest, like: Grid) -> GridRequ
     )
 
 
-def _noise_known(projections: Projections) -> bool:
+def noise_known(projections: Projections) -> bool:
     """Whether the logarithm worked with the scan's own noise, so that weights are inverse variances."""
     settings = [dict(step.settings) for step in projections.history if step.name == "log"]
     return any(each.get("noise") == "of the scan" for each in settings)

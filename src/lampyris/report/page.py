@@ -1,16 +1,17 @@
 """Columns (one image each) → report.html, one self-contained file: no script, no link to anywhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from lampyris.model import Acquisition, Applied, Assessment, Figure, Recipe, StorageError, Volume
+from lampyris.model import Acquisition, Applied, Assessment, Detection, Figure, Passport, Recipe, StorageError, Volume
 from lampyris.quality.gate import NOT_MEASURED
-from lampyris.report.pictures import planes, plot, png, windows_for
+from lampyris.report.pictures import Window, planes, plot, png, windows_for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +28,7 @@ class Column:
     folder: str
     shape: tuple[int, int, int]
     method: str
+    passport: Passport = field(default_factory=Passport)
 
 
 def write_page(path: Path, title: str, source: str, columns: Sequence[Column]) -> None:
@@ -43,6 +45,8 @@ def write_page(path: Path, title: str, source: str, columns: Sequence[Column]) -
         tables=_tables(columns),
         plots=_plots(columns),
         stations=_stations(columns),
+        maps=_maps(columns),
+        tasks=_tasks(columns),
     )
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -96,6 +100,7 @@ def _tables(columns: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 GROUPS = {
+    "passport": "Passport",
     "hu": "CT numbers",
     "uniformity": "CT numbers",
     "bias": "Against the truth",
@@ -113,6 +118,36 @@ GROUPS = {
     "fault": "Faults",
 }
 """First word of a figure's name → heading of its table."""
+
+
+def _maps(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """Rows of the passport's maps: one picture per column, None where there is no such map; one window for a row."""
+    rows = []
+    for name, told in (("noise", "standard deviation"), ("bias", "low-pass difference to the analytic image")):
+        found = [getattr(column.passport, name) for column in columns]
+        known = [one for one in found if one is not None]
+        if not known:
+            continue
+        high = max(float(np.percentile(np.abs(planes(one)[0].values), 99.5)) for one in known) or 1.0
+        window = Window(name, high / 2, high) if name == "noise" else Window(name, 0.0, 2 * high)
+        cells = [None if one is None else png(planes(one)[0], window) for one in found]
+        low = window.centre - window.width / 2
+        rows.append({"name": name, "told": told, "cells": cells, "low": low, "high": low + window.width,
+                     "unit": known[0].quantity})  # fmt: skip
+    return rows
+
+
+def _tasks(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """One row a task with its detection in every column."""
+    rows: dict[tuple[str, str, float, float], list[Detection | None]] = {}
+    for position, column in enumerate(columns):
+        for one in column.passport.detections:
+            key = (one.task, one.tissue, one.contrast_hu, one.size_mm)
+            rows.setdefault(key, [None] * len(columns))[position] = one
+    return [
+        {"task": task, "tissue": tissue, "contrast": contrast, "size": size, "cells": cells}
+        for (task, tissue, contrast, size), cells in rows.items()
+    ]
 
 
 def _plots(columns: Sequence[Column]) -> list[tuple[str, str]]:
