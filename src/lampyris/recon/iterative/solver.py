@@ -161,11 +161,11 @@ def ordered_subsets(
     >>> float(next(run).image[0, 0, 0])
     14.0
     """
-    state = start if isinstance(start, State) else _begin(projector, fidelity, start)
-    sets: _Subsets | None = None
+    sets = _Subsets(projector, fidelity, min(settings.subsets, fidelity.shape[0]))
+    state = start if isinstance(start, State) else _begin(sets, start)
     while True:
         wanted = min(max(1, settings.subsets >> state.backed_off), fidelity.shape[0])
-        if sets is None or sets.number != wanted:
+        if sets.number != wanted:
             sets = _Subsets(projector, fidelity, wanted)
         state = _judged(_pass(sets, prior, state, settings), sets.number)
         yield state
@@ -189,6 +189,22 @@ class _Subsets:
         slope = self.fidelity.slope(projected, self.views[m])
         return self.projectors[m].adjoint(slope), misfit
 
+    def majoriser(self, image: Any) -> Any:
+        """Aᵀ(c · A image), subset by subset, so that projections of all views are never held at once."""
+        total = None
+        for projector, views in zip(self.projectors, self.views, strict=True):
+            projected = projector.forward(image)
+            curvature = self.fidelity.curvature(views)
+            if tuple(projected.shape) != tuple(curvature.shape):
+                raise InputError(
+                    f"the projector makes {tuple(projected.shape)} projections, measured were {tuple(curvature.shape)}:"
+                    " another scan's?"
+                )
+            projected *= curvature
+            part = projector.adjoint(projected)
+            total = part if total is None else total + part
+        return total
+
 
 def spread_order(number: int) -> list[int]:
     """0 … number − 1, each as far as can be from those just before it: multiples of the golden section's step.
@@ -201,7 +217,7 @@ def spread_order(number: int) -> list[int]:
     return [m * step % number for m in range(number)]
 
 
-def _begin(projector: Operator, fidelity: Fidelity, start: Any) -> State:
+def _begin(sets: _Subsets, start: Any) -> State:
     """The first state: a copy of the start, and the fidelity's diagonal majoriser Aᵀ(c · A u)/u."""
     xp = array_namespace(start)
     if not bool(xp.all(xp.isfinite(start))):
@@ -210,11 +226,7 @@ def _begin(projector: Operator, fidelity: Fidelity, start: Any) -> State:
     image = xp.asarray(start, copy=True)
     _each_block(image, lambda part: _put(image, part, xp.clip(image[part], 0.0, None)))
     reach = _reach(image)
-    projected = projector.forward(reach)
-    if tuple(projected.shape) != tuple(fidelity.shape):
-        raise InputError(f"the projector makes {tuple(projected.shape)} projections, measured were {fidelity.shape}")
-    projected *= fidelity.curvature(slice(None))
-    curvature = projector.adjoint(projected)
+    curvature = sets.majoriser(reach)
     curvature /= reach
     return State(image, xp.asarray(image, copy=True), curvature, passes=1.0)
 

@@ -1,0 +1,173 @@
+"""Projections, method and grid request → image in 1/mm by penalised likelihood, slab by slab, resumable at every pass.
+
+"pwls" minimises ½Σw(q − Ax)² + β·R(x), w the statistical weights of the integrals q (Sauer, Bouman 1993, IEEE Trans.
+Signal Process. 41:534); "poisson" puts the likelihood of the counted quanta in the first place.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lampyris.model import Float32, Grid, GridRequest, InputError, Progress, Projections, RecipeError, Step, silent
+from lampyris.model.arrays import canonical_json, new_digest, update_digest
+from lampyris.recon.iterative.certainty import strength as strength_of
+from lampyris.recon.iterative.domain import Analytic, Domain, Slab, prepare
+from lampyris.recon.iterative.fidelity import Fidelity, ShiftedPoisson, WeightedSquares
+from lampyris.recon.iterative.priors import Prior, prior
+from lampyris.recon.iterative.solver import Checkpoint, Settings, State, ordered_subsets
+
+METHODS = ("pwls", "poisson")
+REFERENCE_PER_MM = 0.44
+"""Where low contrast passes half at strength 1, as with the kernel "body"; at strength s it is s^(−1/3) times this."""
+DEFAULTS = {"iterations": 18, "subsets": 16, "strength": 3.0, "prior": "hyperbola"}
+"""Settings that are not the prior's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a method's settings ask for, checked."""
+
+    likelihood: str
+    settings: Settings
+    prior: Step
+
+    @staticmethod
+    def of(method: Step) -> "Choice":
+        """Raises RecipeError for an unknown method or setting, or one out of range."""
+        if method.name not in METHODS:
+            raise RecipeError(f"iterative method {method.name!r} is unknown; known are {', '.join(METHODS)}")
+        given = dict(method.settings)
+        known = {name: given.pop(name, default) for name, default in DEFAULTS.items()}
+        share = known["strength"]
+        if isinstance(share, bool) or not isinstance(share, int | float) or not (math.isfinite(share) and share >= 0):
+            raise RecipeError(f"{method.name} strength is {share!r}, expected a finite number ≥ 0")
+        settings = Settings(share * strength_of(REFERENCE_PER_MM), known["subsets"], known["iterations"])
+        step = Step.of(known["prior"], **given)
+        prior(step, spacing_mm=(1.0, 1.0, 1.0), water_per_mm=1.0)
+        return Choice(method.name, settings, step)
+
+    def fidelity(self, projections: Projections) -> Fidelity:
+        """Raises InputError where the scan does not hold what the likelihood needs."""
+        if self.likelihood == "pwls":
+            return WeightedSquares(projections.integrals, projections.weights)
+        if projections.quanta is None:
+            raise InputError("method 'poisson' needs the counted quanta, and these projections hold none: take 'pwls'")
+        return ShiftedPoisson(projections.quanta)
+
+    def prior_of(self, slab: Slab) -> Prior:
+        return prior(
+            self.prior, spacing_mm=slab.grid.spacing_mm, water_per_mm=slab.water_per_mm, certainty=slab.certainty
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """A checkpoint that belongs to one scan and one recipe, by `key`."""
+
+    checkpoint: Checkpoint | None
+    key: str
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """What was saved, or None; raises InputError where it belongs to another scan or recipe."""
+        kept = None if self.checkpoint is None else self.checkpoint.load()
+        if kept is None:
+            return None
+        found = bytes(np.asarray(kept.get("key", np.zeros(0, np.uint8)), np.uint8)).decode(errors="replace")
+        if found != self.key:
+            raise InputError(
+                f"the checkpoint is of {found[:12] or 'nothing known'}, this scan and recipe are {self.key[:12]}:"
+                " another scan's or recipe's; remove it to start anew"
+            )
+        return kept
+
+    def save(self, lattice: Float32, slab: int, state: State | None) -> None:
+        """`lattice` so far, the number of the slab at work and its state (None: not begun)."""
+        if self.checkpoint is None:
+            return
+        arrays = {} if state is None else {f"state/{name}": array for name, array in state.arrays().items()}
+        key = np.frombuffer(self.key.encode(), np.uint8)
+        self.checkpoint.save({"key": key, "lattice": lattice, "slab": np.array(slab), **arrays})
+
+
+NOTHING_KEPT = Keeper(None, "")
+
+
+def image(
+    projections: Projections,
+    method: Step,
+    kernel: str,
+    request: GridRequest,
+    progress: Progress,
+    *,
+    analytic: Analytic,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Float32, Grid]:
+    """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
+
+    `method` "pwls" or "poisson"; settings: `iterations` passes over the data (18), `subsets` (16), `prior` and its own
+    settings (hyperbola; see `priors.prior`), `strength` (3): 1 lets low contrast pass half at 0.44 /mm, the same at
+    every dose and place, and 8 at half that frequency. `kernel` is the one of the start, the analytic image.
+    Raises RecipeError, InputError, DivergenceError.
+    """
+    choice = Choice.of(method)
+    keeper = Keeper(checkpoint, key_of(projections, method, kernel, request))
+    domain = prepare(projections, choice.fidelity(projections), request, analytic)
+    values = solve(domain, choice.prior_of, domain.start, choice.settings, progress=progress, keeper=keeper)
+    return domain.lattice.image(values), domain.lattice.image_grid
+
+
+def solve(
+    domain: Domain,
+    prior_of: Callable[[Slab], Prior],
+    start: Float32,
+    settings: Settings,
+    *,
+    progress: Progress = silent,
+    keeper: Keeper = NOTHING_KEPT,
+) -> Float32:
+    """`start` (on `domain.lattice.grid`; left as it is) after `settings.passes` passes in every slab.
+
+    `prior_of(slab)` gives the prior on `slab.grid`; `slab.window(volume)` cuts a volume on the lattice to it. Slabs
+    begin where those below have ended. Saved to `keeper` after every pass, and gone on with from there.
+    """
+    kept = keeper.load()
+    values = np.array(start if kept is None else kept["lattice"])
+    first, state = (0, None) if kept is None else (int(kept["slab"]), _state(kept))
+    total = len(domain.spans)
+    for number, slab in enumerate(domain.slabs(first), first):
+        start_here = np.ascontiguousarray(slab.window(values)) if state is None else state
+        states = ordered_subsets(slab.projector, slab.fidelity, prior_of(slab), start_here, settings=settings)
+        state = None
+        for now in states:
+            progress((number + min(1.0, now.iteration / settings.passes)) / total)
+            if now.iteration >= settings.passes:
+                values[slab.span.keep] = now.image[slab.kept]
+                break
+            keeper.save(values, number, now)
+        keeper.save(values, number + 1, None)
+    return values
+
+
+def key_of(projections: Projections, method: Step, kernel: str, request: GridRequest) -> str:
+    """What a checkpoint must agree with: the scan, the recipe and the image asked for."""
+    digest = new_digest()
+    asked = [
+        projections.scan_id,
+        method.as_dict(),
+        kernel,
+        dataclasses.asdict(request),
+        list(projections.geometry.shape),
+    ]
+    digest.update(canonical_json(asked).encode())
+    few = slice(0, None, max(1, projections.geometry.views // 16))
+    for name in ("integrals", "weights"):
+        update_digest(digest, name, getattr(projections, name)[few])
+    return str(digest.hexdigest())
+
+
+def _state(kept: dict[str, np.ndarray]) -> State | None:
+    arrays = {name.removeprefix("state/"): np.array(array) for name, array in kept.items() if name.startswith("state/")}
+    return State.from_arrays(arrays) if arrays else None
