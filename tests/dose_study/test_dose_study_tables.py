@@ -39,7 +39,7 @@ def results(tmp_path_factory) -> Results:
     original = dose_study.Original("a <water> cylinder", scan, True, body, body.inserts)
     recipes = [path.recipe("routine"), path.recipe("routine-lung")]
     recipes.append(dataclasses.replace(recipes[0], name="broken", method=Step.of("nonsense")))
-    recipes = tuple(dataclasses.replace(one, grid=GRID) for one in recipes)
+    recipes = tuple(dataclasses.replace(one, grid=GRID, passport=Step("none")) for one in recipes)
     study = dose_study.Study(original, (1.0, 0.1), recipes, (0, 1, 2), "1")
     return dose_study.run(study, tmp_path_factory.mktemp("study"), watch=silent, tell=silent)
 
@@ -133,7 +133,7 @@ def test_a_recipe_that_the_gate_stops_is_not_recommended():
     stopped = [dataclasses.replace(one, verdicts=("pass", "stop")) if one.dose < 0.5 else one for one in rows]
     assert gate_dose(stopped, "other") == 0.5
     assert sentences(stopped, equal_doses(stopped))[0].startswith("On this object other at 0.5 of the dose")
-    failed = Failure("INPUT", "no", 65, False)
+    failed = Failure("INPUT", "no", 65)
     none = [dataclasses.replace(one, failures=(failed,)) if one.recipe == "other" else one for one in rows]
     assert gate_dose(none, "other") is None
     assert sentences(none, equal_doses(none))[0].startswith("On this object no recipe")
@@ -239,7 +239,18 @@ def test_the_command_writes_a_study_and_goes_on_with_it(tmp_path, capsys):
 def test_the_command_takes_a_raw_scan_and_its_truth(tmp_path, capsys):
     scan = simulate.scan(water_cylinder(200.0), simulate.scanner("small"), simulate.Protocol("axial", mas=20.0))
     raw.write(scan, tmp_path / "scan.lraw")
-    study = ["dose-study", tmp_path / "scan.lraw", "--seeds", 2, "--recipes", "routine", "--doses", "1,0.5", *SMALL]
+    study = [
+        "dose-study",
+        tmp_path / "scan.lraw",
+        "--seeds",
+        2,
+        "--recipes",
+        "routine",
+        "--doses",
+        "1,0.5",
+        "--no-passport",
+        *SMALL,
+    ]
     code, out, _ = command(capsys, *study, "-o", tmp_path / "a", "--json")
     assert code == 0
     assert json.loads(out)["rows"][0]["figures"]["rmse_body"]["mean"] == 0.0
@@ -253,7 +264,8 @@ def test_the_exit_code_tells_of_a_failing_recipe(tmp_path, capsys):
     broken = dataclasses.replace(path.recipe("routine"), name="broken", method=Step.of("nonsense"))
     (tmp_path / "broken.json").write_text(broken.to_json())
     recipes = f"routine,{tmp_path / 'broken.json'}"
-    study = ["dose-study", "water20", "-o", tmp_path / "s", "--seeds", 1, "--recipes", recipes, "--doses", "1", *SMALL]
+    study = ["dose-study", "water20", "-o", tmp_path / "s", "--seeds", 1, "--recipes", recipes, "--doses", "1"]
+    study += ["--no-passport", *SMALL]
     code, _, err = command(capsys, *study)
     assert code == 65
     assert "nonsense" in err

@@ -13,7 +13,7 @@ from lampyris.cli import commands, terminal
 from lampyris.dose_study.equal import Equal, sentences
 from lampyris.dose_study.store import claim
 from lampyris.dose_study.tables import Row, machine
-from lampyris.model import RawScan, Volume
+from lampyris.model import RawScan, Step, Volume
 
 DOSES = "1,0.5,0.2,0.1,0.05"
 RECIPES = "routine,swift,model,micro"
@@ -69,8 +69,10 @@ def dose_study(arguments: argparse.Namespace) -> int:
     if arguments.json:
         terminal.machine(machine(results, rows) | more)
     _tell(rows, equal, said)
-    for cell, failure in results.failures:
-        terminal.people.print(f"{cell.name}: {failure.message} [{failure.code}]", markup=False, style="red")
+    failed = [(cell.recipe.name, failure) for cell, failure in results.failures]
+    for name, failure in dict.fromkeys(failed):
+        times = failed.count((name, failure))
+        terminal.people.print(f"{name} failed ×{times}: {failure.message} [{failure.code}]", markup=False, style="red")
     terminal.say(f"page: {arguments.output / 'study.html'}")
     return max((failure.exit_code for _, failure in results.failures), default=0)
 
@@ -80,7 +82,8 @@ def _study(arguments: argparse.Namespace, source: commands.Source, watch: path.W
     recipes = []
     for name in arguments.recipes:
         wanted = argparse.Namespace(**{**vars(arguments), "recipe": name})
-        recipes.append(commands.recipe_of(wanted, original.scan))
+        chosen = commands.recipe_of(wanted, original.scan)
+        recipes.append(dataclasses.replace(chosen, passport=Step("none")) if arguments.no_passport else chosen)
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     return study.Study(original, arguments.doses, tuple(recipes), seeds, __version__)
 

@@ -156,6 +156,9 @@ def _dose_study(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--seeds", type=dose_study.count, default="3", metavar="N", help="realisations of the noise (default 3)"
     )
     command.add_argument("--truth", default=None, metavar="SOURCE", help="what was scanned, where the source is a scan")
+    command.add_argument(
+        "--no-passport", action="store_true", help="judge images without their passport, which costs time"
+    )
     _virtual(command)
     _grid(command)
     _json(command)

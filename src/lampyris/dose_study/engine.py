@@ -10,8 +10,8 @@ import numpy as np
 from lampyris import path
 from lampyris.dose_study.measure import Ground, Seeds, image, measure, over_seeds
 from lampyris.dose_study.plan import Cell, Study, key
-from lampyris.dose_study.store import Failure, Outcome, Store, claim
-from lampyris.model import Float32, LampyrisError, ProgramError, Projections, RawScan, Recipe, Step
+from lampyris.dose_study.store import Failure, Outcome, Store, Trail, claim
+from lampyris.model import Float32, LampyrisError, ProgramError, Projections, RawScan, Step
 
 Tell = Callable[[str], None]
 
@@ -81,8 +81,11 @@ def run(study: Study, folder: Path, *, watch: path.Watch, tell: Tell) -> Results
         watch("study", number / len(cells))
         found = kept[cell]
         if found is None:
-            found = _cell(scans, cell, ground, watch)
-            store.keep(cell_key(study, ground, cell), found)
+            name = cell_key(study, ground, cell)
+            trail = store.trail(name)
+            found = _cell(scans, cell, ground, watch, trail)
+            store.keep(name, found)
+            trail.end()
             tell(f"{number + 1}/{len(cells)} {cell.name}: {_told(found)}")
             found = dataclasses.replace(found, image=None)
         done.append((cell, found))
@@ -101,15 +104,14 @@ def _ground(study: Study, store: Store, watch: path.Watch) -> Ground:
 
 
 def _kept(store: Store, name: str) -> Outcome | None:
-    """What an earlier run left, unless it failed for a reason that may have gone."""
+    """What an earlier run measured; what failed then is tried again, for its cause may have gone."""
     found = store.outcome(name)
-    return None if found is None or (found.failure is not None and found.failure.retry) else found
+    return None if found is None or found.failure is not None else found
 
 
-def _cell(scans: "_Scans", cell: Cell, ground: Ground, watch: path.Watch) -> Outcome:
+def _cell(scans: "_Scans", cell: Cell, ground: Ground, watch: path.Watch, trail: Trail) -> Outcome:
     try:
-        scan = scans.scan(cell)
-        return measure(scan, scans.corrected(cell, watch), cell.recipe, ground, watch)
+        return measure(scans.corrected(cell, watch), cell.recipe, ground, watch, trail)
     except LampyrisError as error:
         return Outcome(failure=Failure.of(error))
 
@@ -142,7 +144,7 @@ class _Scans:
         return self.made
 
     def corrected(self, cell: Cell, watch: path.Watch) -> path.Journey:
-        recipe: Recipe = cell.recipe
+        scan, recipe = self.scan(cell), cell.recipe
         if recipe.corrections not in self.journeys:
-            self.journeys[recipe.corrections] = path.travel((self.scan(cell), recipe), Projections, watch=watch)
+            self.journeys[recipe.corrections] = path.travel((scan, recipe), Projections, watch=watch)
         return self.journeys[recipe.corrections]

@@ -166,6 +166,9 @@ def _baseline(base: Row, rows: Sequence[Row]) -> str:
 
 def _recipe(rows: Sequence[Row], equal: Sequence[Equal], recipe: str) -> str:
     """Where the recipe equals the baseline, in a few figures, and down to where the gate lets it."""
+    made = [row for row in rows if row.recipe == recipe]
+    if not any(row.seeds for row in made):
+        return f"{recipe} made no image at any dose: {made[0].failures[0].message}."
     parts = []
     for figure, words in (("rmse_body", "equal error in the body"), ("seed_noise_body", "equal noise")):
         one = next((each for each in equal if each.recipe == recipe and each.figure == figure), None)

@@ -25,8 +25,9 @@ from lampyris.model.arrays import new_digest, update_digest
 from lampyris.phantom import Phantom, voxelise
 from lampyris.physics.detector import hounsfield
 from lampyris.quality import regions
-from lampyris.quality.tasks.error import Split, split_error
+from lampyris.quality.tasks import Split, split_error
 from lampyris.quality.truth import BONE_HU, SOFT_HU, on_grid
+from lampyris.recon import Checkpoint
 
 KEPT_SLICES = 16
 """Slices about the middle that every cell keeps: the voxels that are compared between seeds."""
@@ -34,6 +35,7 @@ BEHIND_WATER_MM = 200.0
 """Water before a piece of the phantom for the HU that its material is expected to show."""
 FEWEST_VOXELS = 500
 """A tissue of fewer voxels in the box has no error worth parting."""
+EMPHYSEMA_HU = -950.0
 MARGIN_MM = 12.0
 """What is kept around the body."""
 
@@ -88,10 +90,13 @@ def image(scan: RawScan, recipe: Recipe, watch: path.Watch) -> tuple[Volume, tup
     return journey.the(Volume), journey.seconds
 
 
-def measure(scan: RawScan, corrected: path.Journey, recipe: Recipe, ground: Ground, watch: path.Watch) -> Outcome:
-    """Reconstruct and judge one cell. Raises the error of whatever station fails."""
+def measure(
+    corrected: path.Journey, recipe: Recipe, ground: Ground, watch: path.Watch, checkpoint: Checkpoint
+) -> Outcome:
+    """Reconstruct and judge one cell of a corrected scan. Raises the error of whatever station fails."""
+    scan = corrected.the(RawScan)
     given = (scan, corrected.the(Projections), recipe, ground.known)
-    journey = path.travel(given, Assessment, watch=watch)
+    journey = path.travel(given, Assessment, watch=watch, checkpoint=checkpoint)
     volume = journey.the(Volume)
     _same_grid(volume, ground)
     lost = int(np.count_nonzero(~np.isfinite(volume.values)))
@@ -109,21 +114,30 @@ def measure(scan: RawScan, corrected: path.Journey, recipe: Recipe, ground: Grou
 class Seeds:
     """All seeds of one dose and recipe: how many, and the error of each tissue, in the box, in its parts.
 
-    `splits` is empty for one seed: noise is what differs between seeds.
+    `splits` is empty for one seed: noise is what differs between seeds. `emphysema` is, for each seed, how far the
+    share of the lung below −950 HU (LAA-950; Gevenois et al. 1995) is from the truth's, in percentage points; empty
+    without lung.
     """
 
     seeds: int
     unit: str
     splits: tuple[Split, ...]
+    emphysema: tuple[float, ...]
 
 
 def over_seeds(images: Iterable[Float32], ground: Ground) -> Seeds:
     """The split error of images of one dose and recipe; tissues too small for its fit stay out."""
     stack = np.stack(list(images))
+    unit, truth = ground.truth.quantity, ground.shown
+    lung = ground.tissues.get("lung")
+    shifts: tuple[float, ...] = ()
+    if lung is not None and lung.any():
+        real = np.mean(truth[lung] < EMPHYSEMA_HU)
+        shifts = tuple(100 * float(np.mean(one[lung] < EMPHYSEMA_HU) - real) for one in stack)
     if len(stack) < 2:
-        return Seeds(1, ground.truth.quantity, ())
+        return Seeds(1, unit, (), shifts)
     large = {name: mask for name, mask in ground.tissues.items() if mask.sum() >= FEWEST_VOXELS}
-    return Seeds(len(stack), ground.truth.quantity, split_error(stack, ground.shown, large, ground.spacing_mm))
+    return Seeds(len(stack), unit, split_error(stack, truth, large, ground.spacing_mm), shifts)
 
 
 def _truth(original: Original, reference: Volume) -> Volume:

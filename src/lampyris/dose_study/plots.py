@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from lampyris.dose_study.equal import BIAS_HU
@@ -45,8 +46,7 @@ def curves(group: Group, rows: Sequence[Row]) -> str | None:
             _panel(panel, name, group, rows)
         for panel in panels[len(names) :]:
             panel.set_axis_off()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+        figure.legend(handles=_legend(rows, names), loc="outside upper left", ncols=len(PALETTE), frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
@@ -57,20 +57,35 @@ def _panel(axes: Axes, name: str, group: Group, rows: Sequence[Row]) -> None:
         own = [(row.dose, row.estimates[name]) for row in rows if row.recipe == recipe and name in row.estimates]
         points = [(dose, one) for dose, one in own if _finite(one)]
         if not points:
-            axes.plot([], [], label=recipe, color=PALETTE[index % len(PALETTE)], marker=MARKS[index % len(MARKS)])
             continue
         low = [one.value - (one.value if one.low is None else one.low) for _, one in points]
         high = [(one.value if one.high is None else one.high) - one.value for _, one in points]
         axes.errorbar(
-            [dose for dose, _ in points], [one.value for _, one in points], yerr=[low, high], label=recipe,
-            color=PALETTE[index % len(PALETTE)], marker=MARKS[index % len(MARKS)], markersize=4, linewidth=1.6,
-            elinewidth=0.9, capsize=2.2,
+            [dose for dose, _ in points], [one.value for _, one in points], yerr=[low, high], elinewidth=0.9,
+            capsize=2.2, **_drawn(index),
         )  # fmt: skip
     _scale(axes, name, rows)
     axes.set_title(f"{group.label(name)}, {unit(rows, name)}", fontsize=9, loc="left")
     axes.set_xlabel("fraction of the dose")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _drawn(index: int) -> dict[str, Any]:
+    """How the line of a recipe looks."""
+    return {
+        "color": PALETTE[index % len(PALETTE)],
+        "marker": MARKS[index % len(MARKS)],
+        "markersize": 4,
+        "linewidth": 1.6,
+    }
+
+
+def _legend(rows: Sequence[Row], names: Sequence[str]) -> list[Line2D]:
+    """A line for each recipe that has any of the figures."""
+    recipes = enumerate(dict.fromkeys(row.recipe for row in rows))
+    drawn = {row.recipe for row in rows if any(_finite(row.estimates.get(name)) for name in names)}
+    return [Line2D([], [], label=recipe, **_drawn(index)) for index, recipe in recipes if recipe in drawn]
 
 
 def _scale(axes: Axes, name: str, rows: Sequence[Row]) -> None:

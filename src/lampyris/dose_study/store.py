@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,21 +17,21 @@ import numpy as np
 from lampyris.model import Assessment, Curve, Figure, Float32, Grid, InputError, LampyrisError, StorageError, Volume
 
 TOLD = "told"
+STATE_S = 60.0
+"""Seconds of work that an interruption may cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a cell has no image: the error's code, message and exit code, and whether another try may help."""
+    """Why a cell has no image: the error's code, message and exit code."""
 
     code: str
     message: str
     exit_code: int
-    retry: bool
 
     @staticmethod
     def of(error: LampyrisError) -> "Failure":
-        # Whatever the operator can put right may have been put right by the next run.
-        return Failure(error.code, str(error), error.exit_code, error.exit_code == 69)
+        return Failure(error.code, str(error), error.exit_code)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +94,10 @@ class Store:
         told = {"spacing_mm": grid.spacing_mm, "quantity": volume.quantity}
         self._write(self._reference(key), key, told, arrays)
 
+    def trail(self, key: str) -> "Trail":
+        """Where the reconstruction of that cell leaves its state."""
+        return Trail(self, self.folder / "cells" / f"state-{key[:32]}.npz", key)
+
     def cell(self, key: str) -> Path:
         """Where the cell of that key lies."""
         return self.folder / "cells" / f"{key[:32]}.npz"
@@ -120,6 +125,28 @@ class Store:
         told = {**told, "key": key, "digest": _digest(arrays)}
         text = np.frombuffer(json.dumps(told, ensure_ascii=False).encode(), np.uint8)
         whole(place, lambda file: np.savez(file, allow_pickle=False, **{TOLD: text}, **arrays))
+
+
+class Trail:
+    """The state of one long reconstruction on the disk, written once a minute at most: a `recon.Checkpoint`."""
+
+    def __init__(self, store: Store, place: Path, key: str) -> None:
+        self.store, self.place, self.key = store, place, key
+        self.written = time.monotonic()
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        found = self.store._read(self.place, self.key)
+        return None if found is None else {name: array for name, array in found.items() if name != TOLD}
+
+    def save(self, arrays: dict[str, np.ndarray], /) -> None:
+        if time.monotonic() - self.written >= STATE_S:
+            self.store._write(self.place, self.key, {}, arrays)
+            self.written = time.monotonic()
+
+    def end(self) -> None:
+        """The cell is done: its state is not needed any more."""
+        with contextlib.suppress(OSError):
+            self.place.unlink(missing_ok=True)
 
 
 def whole(place: Path, write: Callable[[io.BufferedWriter], object]) -> None:

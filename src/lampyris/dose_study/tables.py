@@ -64,6 +64,16 @@ class Row:
         return next((one for one in reversed(VERDICTS) if one in self.verdicts), None)
 
 
+LABELS = {
+    "ctdivol": "CTDIvol",
+    "ssde": "SSDE",
+    "nps_mean": "mean frequency of the NPS",
+    "laa950_shift": "LAA-950 − truth",
+    "wire_f50": "wire",
+}
+"""Figures that have a better name than their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Figures that belong in one table and one plot: those whose names begin with any of `prefixes`."""
@@ -81,7 +91,8 @@ class Group:
     def label(self, name: str) -> str:
         """A figure's name without what the group's title says already."""
         first = next(prefix for prefix in self.prefixes if name.startswith(prefix))
-        return (name.removeprefix(first) or name).strip("_").replace("_", " ")
+        own = name.removeprefix(first) if first.endswith("_") else name
+        return LABELS.get(name, own.replace("_", " "))
 
 
 GROUPS = (
@@ -100,6 +111,12 @@ GROUPS = (
     ),
     Group("Resolution f50", ("ttf_f50_", "wire_f50"), "Frequency at which the transfer function of an insert is ½."),
     Group("Detectability d′", ("npw_",), "Non-prewhitening observer, task as named."),
+    Group(
+        "Emphysema index LAA-950", ("laa950_shift",),
+        "How far the share of the lung below −950 HU is from the truth's, in the kept slices: noise alone feigns"
+        " emphysema.",
+    ),
+    Group("CT numbers of inserts", ("hu_error_",), "Mean of each insert less what is expected of it.", False),
     Group("Noise texture", ("nps_mean",), "Mean frequency of the noise power spectrum.", False),
     Group("Dose", ("ctdivol", "ssde"), "CTDIvol as computed or reported, size-specific dose estimate.", False),
     Group("Time", ("seconds",), "Correction and reconstruction of one image on this machine.", False),
@@ -229,6 +246,8 @@ def _parts(seeds: Seeds) -> dict[str, Estimate]:
             part = getattr(split, name)
             low, high = part.root_interval or (None, None)
             found[f"{title}_{split.name}"] = Estimate(part.root, low, high, split.seeds, seeds.unit)
+    if seeds.emphysema:
+        found["laa950_shift"] = Estimate.of(seeds.emphysema, "% points")
     return found
 
 
