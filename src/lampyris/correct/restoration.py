@@ -11,15 +11,17 @@ and nothing is clipped. ψ(d) = δ²·(√(1 + d²/δ²) − 1) over neighbours 
 `edge` standard deviations of the difference by counting noise alone, and linear beyond it, so that what the noise
 cannot explain stays an edge (Charbonnier et al. 1997, IEEE Trans. Image Process. 6:298). Unlike a filter it smooths a
 ray as far as its quanta are few: a ray of as many quanta as `strength` spreads over about one cell, of a hundred times
-as many over a tenth. Penalised likelihood on sinograms: La Rivière & Billmire 2005, IEEE Trans. Med. Imaging 24:105;
-from the noise-generating mechanism: Xie et al. 2017, IEEE Trans. Med. Imaging 36:2487.
+as many over a tenth, and none over more than `reach` cells, lest a shadow behind which hardly anything is left lose its
+depth: between two rays of weights w, w′ it is 1/(1/strength + (1/w + 1/w′)/(2·reach²)). Penalised likelihood on
+sinograms: La Rivière & Billmire 2005, IEEE Trans. Med. Imaging 24:105; from the noise-generating mechanism: Xie et al.
+2017, IEEE Trans. Med. Imaging 36:2487.
 
 Bias. To second order, the estimate that solves Σ slopes = 0 is off by ½v − (r/V)·(g − v), with V = ȳ + r the variance
 of the count, g = [(W + strength·L)⁻¹]ᵢᵢ, v = [(W + strength·L)⁻¹ W (W + strength·L)⁻¹]ᵢᵢ its own variance, W the rays'
 weights and L the Laplacian of the lattice (expand the slope to second order about the truth, as Cox & Snell 1968, J. R.
 Stat. Soc. B 30:248, do). A lone ray has g = v = 1/w: the bias of the logarithm. b = w·(½v − (r/V)·(g − v)) takes it out
 (Firth 1993, Biometrika 80:27), g and v being those of an even field of such rays:
-strength·g = ∫₀^∞ e^(−xt)·Π e^(−2st)·I₀(2st) dt with x = w/strength and s the three shares.
+strength·g = ∫₀^∞ e^(−xt)·Π e^(−2st)·I₀(2st) dt with x = w/strength + 1/reach² and s the three shares.
 
 Solved in place by descent over a chessboard of lines: each step goes to the least of a parabola that lies above the
 objective. The curvature of a ray's term grows with ȳ and is taken at 2ȳ, which holds for steps down to p − ln 2; no
@@ -55,6 +57,7 @@ class Restoration:
     strength: float
     edge: float
     shares: tuple[float, float, float]
+    reach: float
     sweeps: int
     cycle: int
     restored: int = 0
@@ -63,16 +66,19 @@ class Restoration:
 
     @staticmethod
     def of(geometry: Geometry, step: Step) -> "Restoration":
-        """Settings: `strength` in quanta (10), `edge` in standard deviations (3), `shares` of the strength along
-        views, rows and columns ([1, 1, 1]), `sweeps` (8)."""
-        chosen = settings(step, strength=10.0, edge=3.0, shares=(1.0, 1.0, 1.0), sweeps=8)
+        """Settings: `strength` in quanta (10), `edge` in standard deviations (3), `reach` in cells (3), `shares` of
+        the strength along views, rows and columns ([1, 1, 1]), `sweeps` (8)."""
+        chosen = settings(step, strength=10.0, edge=3.0, reach=3.0, shares=(1.0, 1.0, 1.0), sweeps=8)
         shares = tuple(float(each) for each in chosen["shares"])
         if len(shares) != 3 or min(shares) < 0 or not max(shares) > 0:
             raise RecipeError(f"restore: shares {shares}: expected three, ≥ 0, for views, rows and columns")
-        strength, edge, sweeps = float(chosen["strength"]), float(chosen["edge"]), int(chosen["sweeps"])
-        if not (strength > 0 and edge > 0 and sweeps >= 1):
-            raise RecipeError(f"restore: strength {strength}, edge {edge}, sweeps {sweeps}: expected all above 0")
-        return Restoration(strength, edge, (shares[0], shares[1], shares[2]), sweeps, spot_cycle(geometry))
+        strength, edge, reach = (float(chosen[name]) for name in ("strength", "edge", "reach"))
+        sweeps = int(chosen["sweeps"])
+        if not min(strength, edge, reach, sweeps) > 0:
+            raise RecipeError(
+                f"restore: strength {strength}, edge {edge}, reach {reach}, sweeps {sweeps}: expected all above 0"
+            )
+        return Restoration(strength, edge, (shares[0], shares[1], shares[2]), reach, sweeps, spot_cycle(geometry))
 
     def apply(self, integrals: Float32, weights: Float32, quanta: Quanta, progress: Progress = silent) -> None:
         """Restore (views, rows, columns) in place.
@@ -81,11 +87,16 @@ class Restoration:
         expectation, ȳ²/(ȳ + r): what a ray's count can tell, no longer correlated with that count's own noise. They
         are not the inverse variances of the restored integrals, whose errors neighbours share.
         """
-        strengths = self.strength * np.array(self.shares)
-        facts = np.array([quanta.electronic, *strengths, self.edge**2, OVER, BRIGHT * self.strength], np.float32)
+        facts = np.array(
+            [
+                quanta.electronic, *self.shares, self.edge**2, OVER, BRIGHT * self.strength,
+                1 / self.strength, 0.5 / self.reach**2,
+            ],
+            np.float32,
+        )  # fmt: skip
         beam = (quanta.measured, quanta.air, quanta.exposure.astype(np.float32), quanta.spot)
         tilt = np.empty_like(integrals)
-        _prepare(weights, tilt, spreads(self.shares), np.float32(self.strength), facts[0])
+        _prepare(weights, tilt, spreads(self.shares), facts)
         moved = np.zeros(len(integrals))
         for sweep in range(self.sweeps):
             moved[:] = 0
@@ -102,6 +113,7 @@ class Restoration:
             "restore",
             strength=self.strength,
             edge=self.edge,
+            reach=self.reach,
             shares=list(self.shares),
             sweeps=self.sweeps,
             focal_spot_cycle=self.cycle,
@@ -141,13 +153,15 @@ def spreads(shares: tuple[float, float, float]) -> Float64:
 
 
 @nb.njit(cache=True, parallel=True, error_model="numpy")
-def _prepare(weights: Any, tilt: Any, table: Any, strength: Any, electronic: Any) -> None:
+def _prepare(weights: Any, tilt: Any, table: Any, facts: Any) -> None:
     """Weights become variances, in place; `tilt` is what each ray's slope needs to be without bias."""
+    electronic = facts[0]
     for view in nb.prange(len(weights)):
         for row in range(weights.shape[1]):
             for column in range(weights.shape[2]):
                 weight = max(weights[view, row, column], FAINT)
-                place = min(max((np.log2(weight / strength) + OCTAVES) * 4, 0.0), table.shape[1] - 1.001)
+                ratio = weight * facts[7] + 2 * facts[8]
+                place = min(max((np.log2(ratio) + OCTAVES) * 4, 0.0), table.shape[1] - 1.001)
                 node = int(place)
                 share = place - node
                 own = (1 - share) * table[0, node] + share * table[0, node + 1]
@@ -175,12 +189,11 @@ def _sweep(integrals: Any, spread: Any, tilt: Any, beam: Any, facts: Any, cycle:
             for way in range(-1, 2, 2):
                 if 0 <= view + way * cycle < views:
                     other = view + way * cycle
-                    _pull(here, own, integrals[other, row], spread[other, row], facts[1], facts[4], slope, bend)
+                    _pull(here, own, integrals[other, row], spread[other, row], facts[1], facts, slope, bend)
                 if 0 <= row + way < rows:
-                    _pull(
-                        here, own, integrals[view, row + way], spread[view, row + way], facts[2], facts[4], slope, bend
-                    )
-            _pull_along(here, own, facts[3], facts[4], slope, bend, kept)
+                    beside = row + way
+                    _pull(here, own, integrals[view, beside], spread[view, beside], facts[2], facts, slope, bend)
+            _pull_along(here, own, facts[3], facts, slope, bend, kept)
             for i in range(columns):
                 open_[i] = exposure[view] * air[spot[view], row, i]
             _push(here, measured[view, row], open_, tilt[view, row], facts[0], slope, bend)
@@ -188,24 +201,26 @@ def _sweep(integrals: Any, spread: Any, tilt: Any, beam: Any, facts: Any, cycle:
 
 
 @nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
-def _pull(here: Any, own: Any, there: Any, other: Any, strength: Any, edge: Any, slope: Any, bend: Any) -> None:
+def _pull(here: Any, own: Any, there: Any, other: Any, share: Any, facts: Any, slope: Any, bend: Any) -> None:
     """Add slope and curvature of the penalty on differences from the line beside; `own`, `other` variances."""
     for i in range(len(here)):
         apart = here[i] - there[i]
-        limit = edge * (own[i] + other[i])
-        pull = strength * np.sqrt(limit / (limit + apart * apart))
+        both = own[i] + other[i]
+        limit = facts[4] * both
+        pull = share * np.sqrt(limit / (limit + apart * apart)) / (facts[7] + facts[8] * both)
         slope[i] += pull * apart
         bend[i] += pull
 
 
 @nb.njit(cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp"})
-def _pull_along(here: Any, own: Any, strength: Any, edge: Any, slope: Any, bend: Any, kept: Any) -> None:
+def _pull_along(here: Any, own: Any, share: Any, facts: Any, slope: Any, bend: Any, kept: Any) -> None:
     """The same between neighbours in the line; they move together, for which twice the curvature is enough."""
     last = len(here) - 1
     for i in range(last):
         apart = here[i] - here[i + 1]
-        limit = edge * (own[i] + own[i + 1])
-        pull = strength * np.sqrt(limit / (limit + apart * apart))
+        both = own[i] + own[i + 1]
+        limit = facts[4] * both
+        pull = share * np.sqrt(limit / (limit + apart * apart)) / (facts[7] + facts[8] * both)
         kept[i] = pull
         slope[i] += pull * apart
         bend[i] += np.float32(2) * pull
