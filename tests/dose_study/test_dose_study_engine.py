@@ -9,7 +9,17 @@ from lampyris import dose_study, path, simulate
 from lampyris.dose_study import engine
 from lampyris.dose_study.measure import measure
 from lampyris.dose_study.store import whole
-from lampyris.model import CalibrationError, GridRequest, InputError, Projections, RecipeError, Step, StorageError
+from lampyris.model import (
+    CalibrationError,
+    Grid,
+    GridRequest,
+    InputError,
+    Projections,
+    RecipeError,
+    Step,
+    StorageError,
+    Volume,
+)
 from lampyris.phantom import water_cylinder
 
 GRID = GridRequest(matrix=52, field_of_view_mm=150.0, slice_thickness_mm=2.0, first_mm=-2.0, last_mm=4.0)
@@ -227,6 +237,19 @@ def test_the_phantoms_truth_shows_its_materials_hu(study, tmp_path):
     slice_, row, column = np.rint(truth.grid.index(study.original.inserts[0].centre_mm)).astype(int)
     assert truth.values[slice_, row, column] == pytest.approx(0.0, abs=1e-3)
     assert truth.values[slice_, 0, 0] == pytest.approx(-1000.0)
+
+
+def test_a_volume_is_its_own_truth_averaged_onto_the_image(study, tmp_path):
+    """A ramp along x over finer voxels: means over a voxel are the ramp at its middle; beyond the volume is unknown."""
+    fine = Grid.centred((9, 90, 120), (2.0, 1.1, 0.9), (3.0, 1.0, -2.0))
+    x = fine.first_voxel_mm[0] + np.arange(120) * 0.9
+    ramp = Volume(np.broadcast_to(np.float32(2 * x), fine.shape).copy(), fine, "HU")
+    original = dataclasses.replace(study.original, truth=ramp, inserts=())
+    truth = run(dataclasses.replace(study, original=original, doses=(1.0,), seeds=(5,)), tmp_path).ground.truth
+    columns = truth.grid.first_voxel_mm[0] + np.arange(truth.grid.shape[2]) * truth.grid.spacing_mm[2]
+    known = truth.valid[2, 25]
+    assert 20 < known.sum() < known.size
+    np.testing.assert_allclose(truth.values[2, 25][known], 2 * columns[known], atol=0.02)
 
 
 def test_a_long_reconstruction_leaves_its_state_until_the_cell_is_done(study, tmp_path, monkeypatch):
