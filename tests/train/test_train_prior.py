@@ -137,7 +137,7 @@ def test_training_bodies_hold_air_tissue_and_inserts_within_their_reach() -> Non
     rng = np.random.default_rng(11)
     real = np.full((160, 256, 256), -1000, np.float32)
     real[:, 60:190, 20:230] = 30
-    made = bodies.body(rng, {name: real for name in ("abdomen", "chest", "aorta")}, 6.0, columns=96)
+    made = bodies.body(rng, dict.fromkeys(("abdomen", "chest", "aorta"), real), 6.0, columns=96)
     rows, columns = np.nonzero((made.hu > -700).any(axis=0))
     away = np.hypot(rows - (made.hu.shape[1] - 1) / 2, columns - (made.hu.shape[2] - 1) / 2)
     assert -1000.0 <= made.hu.min() < -900.0
