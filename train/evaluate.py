@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.optimize import brentq
 
 from lampyris.model import Bool, Float32, Float64
 from lampyris.recon.learned import Denoiser, denoiser
 from train.held_out import RODS, Scan
 
-TISSUES = {"lung": (-980.0, -600.0), "soft": (-150.0, 150.0), "bone": (180.0, 3000.0)}
+TISSUES = {"lung": (-980.0, -600.0), "soft": (-150.0, 150.0), "bone": (180.0, 3000.0), "whole body": (-980.0, 3000.0)}
+"""HU of the noise-free image; a tissue's outermost pixels are left out, the whole body has them."""
 LEAST_VOXELS = 400
 HEAD = "| case | kernel | dose | tissue | noise HU | RMSE after | RMSE blur | bias | bias blur | mean moved ± |\n"
 RODS_HEAD = "| case | kernel | dose | rod HU | f50 after/before | f50 blur/before | contrast after/before |\n"
@@ -34,7 +35,10 @@ class Outcome:
 
     def tissue(self, name: str) -> Bool:
         low, high = TISSUES[name]
-        return np.asarray((self.clean > low) & (self.clean < high), np.bool_)
+        mask = (self.clean > low) & (self.clean < high)
+        if name != "whole body":
+            mask = binary_erosion(mask, np.ones((1, 3, 3)))
+        return np.asarray(mask, np.bool_)
 
 
 def table(name: str, scans: list[Scan], pictures: Path | None) -> str:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from train.crops import Batch, Pairs
 from train.network import WIDTHS, Firefly
 
-BIAS = 2.0
+BIAS = 8.0
 MEANS = {8: 4.0, 16: 16.0, 32: 64.0}
 AVERAGE = 0.999
 """Share of the running mean of the weights that a step keeps; the mean is what is exported."""
