@@ -172,7 +172,7 @@ def run_reconstruct(
 def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progress: Progress) -> Passport:
     """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
 
-    "half_scan" for analytic methods; "replicates" (settings `count`, 1, `share` of the noise added, 0.5, `seed`, 0)
+    "half_scan" for analytic methods: what the scan's views differ by; "replicates" (settings `count`, 1, `share` of the noise added, 0.5, `seed`, 0)
     makes the image again of perturbed scans, for any method; "none". A method that is not analytic is held against
     the analytic image of the same scan.
     """
@@ -184,10 +184,11 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
     def as_map(values: Float32) -> Volume:
         return dataclasses.replace(volume, values=values, grid=lattice, valid=None)
 
-    half = as_map(
+    image = volume if plain is recipe else run_reconstruct(projections, plain, silent, None)
+    noise = as_map(
         recon.deviation(
-            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct,
-            progress=lambda done: progress(0.2 * done),
+            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct, image=image,
+            progress=progress,
         )
     )  # fmt: skip
     column_mm = recon.native_column_mm(projections.geometry)
@@ -195,8 +196,8 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
     theory = recon.kernel(recipe.kernel).ttf(frequency, column_mm, column_mm)
     transfer = quality.Transfer(frequency, theory, f"theory of the kernel {recipe.kernel}")
     if plain is recipe and recipe.passport.name == "half_scan":
-        return quality.passport(volume, half, transfer=transfer, how=(("method", "half scan"),))
-    reference = None if plain is recipe else quality.Analytic(run_reconstruct(projections, plain, progress, None), half)
+        return quality.passport(volume, noise, transfer=transfer, how=(("method", "wild bootstrap"),))
+    reference = None if plain is recipe else quality.Analytic(image, noise)
     if reference is not None:
         transfer = dataclasses.replace(transfer, origin=transfer.origin + ", assumed: the method is not linear")
     if not recon.noise_known(projections):

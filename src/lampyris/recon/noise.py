@@ -1,21 +1,21 @@
 """Projections → how much the image's noise is at every voxel, and projections with more noise to try it on.
 
-Even and odd views alone give two images with independent noise, each of twice the variance of the whole image; half
-their difference therefore has the whole image's variance, and what they have in common, the object, is gone:
+What a view differs by from its neighbours is noise: the fourth difference along the views of each focal spot,
 
-    var[(I_even − I_odd)/2] = (2v + 2v)/4 = v.
+    d_k = (p_{k−2} − 4p_{k−1} + 6p_k − 4p_{k+1} + p_{k+2})/√70,
 
-The whole image minus one half would have the same variance only where rays are not interpolated between views: after
-the rebinning of a helix it is up to 44 % too large 200 mm off the axis (docs/decisions/0081). Halves of a scan are
-Wunderlich and Noo's estimator (2008, Phys. Med. Biol. 53:2471, [check]).
+has the variance of p_k where noise of neighbouring views is independent and alike, and of the object only what changes
+within the width of a cell from view to view. With a random sign s_k = ±1 to every view, s_k·d_k is as independent from
+view to view as the noise itself, and correlated within a view as it is, so that the image of s·d has the variance of
+the image of p for any method that is linear: the wild bootstrap (Wu 1986, Ann. Stat. 14:1261), of measured noise. No
+model of the noise is needed and no view is left out (docs/decisions/0081 tells what half scans lose).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from lampyris.model import (
@@ -40,7 +40,8 @@ BLOCKS = 32
 MATRIX_OF_STACK, MATRIX_OF_FEW, FEW_SLICES = 96, 192, 8
 """Points of the noise field a side; more of them where there are too few slices to pool over."""
 CLIP = 3.0
-"""Squares beyond this many local standard deviations are streaks of the halved views, not noise."""
+"""Squares beyond this many local standard deviations are of edges, not of noise."""
+OUTLIER = 2.5
 CLIPPED_SQUARE = 0.9950
 """E[min(z², 9)] of a standard normal z."""
 NORMAL_MEDIAN_SQUARE = 0.4549
@@ -48,13 +49,13 @@ NORMAL_MEDIAN_SQUARE = 0.4549
 FLOOR = {"HU": 0.01, "1/mm": 2e-7}
 """Least standard deviation told, so that a weight made of it stays finite."""
 FEWEST_VIEWS = 8
+SHAKE, SIGNS = 0.2, 1986
+"""How much of the noise is added, little enough that the body's shadow stays as it is; seed of the signs."""
 LINEAR_METHODS = ("auto", "fbp", "fdk", "wfbp")
 LINEAR_SETTINGS = {"flat_share"}
 NEIGHBOURS = 9
 """Columns over which the mean count is taken, of which added noise depends."""
-BATCH_VIEWS = 64
-
-Views: TypeAlias = NDArray[np.int64]
+BATCH_VIEWS, COLUMNS = 64, 16
 
 
 class Reconstruct(Protocol):
@@ -66,7 +67,7 @@ class Reconstruct(Protocol):
 
 
 def is_linear(method: Step) -> bool:
-    """Whether the image is linear in the integrals, so that half scans tell its noise: analytic and nothing else."""
+    """Whether the image is linear in the integrals, so that `deviation` tells its noise: analytic and nothing else."""
     return method.name in LINEAR_METHODS and {name for name, _ in method.settings} <= LINEAR_SETTINGS
 
 
@@ -78,56 +79,87 @@ def deviation(
     like: Grid,
     *,
     reconstruct: Reconstruct,
+    image: Volume | None = None,
     progress: Progress = silent,
 ) -> Float32:
     """Standard deviation of the analytic image at every voxel of `like`, in the image's unit, never 0.
 
-    Half the difference of the images of even and odd views (of each focal spot), on 96² points of every slice's field
-    of view (192² where there are fewer than 8 slices): noise at a point does not depend on how far the next one is.
-    Squares are pooled over 1/32 of the field of view a side, as deep as it is wide, edges dropped, and
-    interpolated. `method`, `kernel` and `grid` are those that made the image; `like` is its grid, `reconstruct` what
-    made it. Noise of neighbouring views must be independent.
+    The image is made again with measured noise added to the scan (`shaken`), on some 96² points of every slice (192²
+    where there are fewer than 8 slices): noise at a point does not depend on how far the next one is. Squares are
+    pooled over 1/32 of the field of view a side, as deep as it is wide, edges dropped, and interpolated. `method`,
+    `kernel` and `grid` are those that made the image, `reconstruct` what made it; `image` is that image, where it is
+    there: without it the points are made a second time.
 
-    Raises InputError for fewer than 8 views to each half, and what `reconstruct` raises.
+    Raises InputError for fewer than 8 views to a focal spot, and what `reconstruct` raises.
     """
-    even, odd = halves(projections)
-    request = _points(projections, grid, like)
-    images = []
-    for i, views in enumerate((even, odd)):
+    points, every = _thinned(like if image is None else image.grid)
+    if image is None:
+        points, every = _square(like), (slice(None), slice(None), slice(None))
+    request = _request(projections, grid, points)
+    begun = 0.5 if image is None else 0.0
+    if image is None:
+        image = reconstruct(projections, method, kernel, request, progress=lambda done: progress(done / 2))
 
-        def part(done: float, begun: int = i) -> None:
-            progress((begun + done) / 2)
+    def rest(done: float) -> None:
+        progress(begun + (1 - begun) * done)
 
-        images.append(reconstruct(_subset(projections, views), method, kernel, request, progress=part))
-    first, second = images
-    known = np.ones(first.grid.shape, np.bool_)
-    for one in images:
-        if one.valid is not None:
-            known &= one.valid
-    variance, size = pooled((first.values - second.values) / np.float32(2), known, _depth(first.grid))
-    return np.maximum(_spread(np.sqrt(variance), size, first.grid, like), np.float32(FLOOR[first.quantity]))
+    again = reconstruct(shaken(projections), method, kernel, request, progress=rest)
+    known = np.ones(again.grid.shape, np.bool_) if again.valid is None else again.valid
+    if image.valid is not None:
+        known = known & image.valid[every]
+    moved = (again.values - image.values[every]) / np.float32(SHAKE)
+    variance, size = pooled(moved, known, _depth(points))
+    return np.maximum(_spread(np.sqrt(variance), size, points, like), np.float32(FLOOR[again.quantity]))
 
 
-def halves(projections: Projections) -> tuple[Views, Views]:
-    """Indices of the even and of the odd views, counted by cycles of a flying focal spot so that spots are balanced.
+def shaken(projections: Projections) -> Projections:
+    """The scan with a fifth of its own noise, as views differ from their neighbours, added with random signs.
 
-    A scan with the table at rest and an odd number of cycles lends its last cycle to both halves: each then closes
-    the orbit, or covers the same short scan.
+    The signs are those of a fixed generator: a scan is always shaken alike.
     """
-    geometry = projections.geometry
-    orbit = None if geometry.parallel else Orbit.of(geometry)
-    cycle = 1 if orbit is None else len(spots(orbit))
-    turn = np.arange(geometry.views) // cycle
-    even, odd = np.flatnonzero(turn % 2 == 0), np.flatnonzero(turn % 2 == 1)
-    if min(len(even), len(odd)) < FEWEST_VIEWS * cycle:
+    geometry, integrals = projections.geometry, projections.integrals
+    cycle = 1 if geometry.parallel else len(spots(Orbit.of(geometry)))
+    if geometry.views < FEWEST_VIEWS * cycle:
         raise InputError(
-            f"{geometry.views} views of {cycle} focal spots: noise needs two halves of at least"
-            f" {FEWEST_VIEWS} views to each spot"
+            f"{geometry.views} views of {cycle} focal spots: noise needs at least {FEWEST_VIEWS} views to each spot"
         )
-    resting = orbit is None or float(np.ptp(orbit.axial_mm)) < 1e-3
-    if resting and turn[-1] % 2 == 0:
-        odd = np.append(odd, np.flatnonzero(turn == turn[-1]))
-    return even, odd
+    sign = np.where(np.random.default_rng(SIGNS).random(geometry.views) < 0.5, -1.0, 1.0).astype(np.float32)
+    result = np.array(integrals)
+    for spot in range(cycle):
+        mine = np.arange(spot, geometry.views, cycle)
+        middle = np.clip(np.arange(len(mine)), 2, len(mine) - 3)
+        for first in range(0, len(mine), BATCH_VIEWS):
+            at = middle[first : first + BATCH_VIEWS]
+            difference = 6 * integrals[mine[at]]
+            for step, share in ((1, -4), (2, 1)):
+                difference += np.float32(share) * (integrals[mine[at - step]] + integrals[mine[at + step]])
+            bound = _bounds(difference)
+            np.clip(difference, -bound, bound, out=difference)
+            views = mine[first : first + BATCH_VIEWS]
+            result[views] += (sign[views] * np.float32(SHAKE / np.sqrt(70.0)))[:, None, None] * difference
+    return Projections(
+        result,
+        np.broadcast_to(np.float32(1), result.shape),
+        geometry,
+        projections.water_per_mm,
+        projections.spectrum,
+        projections.acquisition,
+    )
+
+
+def _bounds(difference: Float32) -> Float32:
+    """Four standard deviations of each column (columns,), as the median of its neighbourhood in these views tells them.
+
+    Beyond are edges of the object that move by about a cell from view to view.
+    """
+    _, rows, columns = difference.shape
+    chunks = -(-columns // COLUMNS)
+    some = np.abs(difference[::4, :: max(1, rows // 8)])
+    bound = np.zeros(columns, np.float32)
+    for chunk in range(chunks):
+        part = slice(chunk * COLUMNS, (chunk + 1) * COLUMNS)
+        bound[part] = 4.0 * np.median(some[..., part]) / np.sqrt(NORMAL_MEDIAN_SQUARE)
+    return bound
 
 
 def perturbed(projections: Projections, rng: np.random.Generator, *, share: float) -> Projections:
@@ -136,7 +168,7 @@ def perturbed(projections: Projections, rng: np.random.Generator, *, share: floa
     The integral of weight w gains share·z/√w, z standard normal; counts, where they are kept, move the opposite way
     by the same z, share·z·√(count + electronic) of a mean over neighbouring columns. A ray of weight 0 stays. The
     image x of any method then moves by share times its noise to first order, so that |x' − x|/share shows it: the
-    parametric bootstrap (Efron 1979) linearised, for methods to which no half-scan rule applies.
+    parametric bootstrap (Efron 1979) linearised, for methods to which `deviation` does not apply.
 
     Raises InputError where the scan's noise is not known (weights are relative), for a share not above 0 and for
     weights that are negative or not finite.
@@ -146,7 +178,7 @@ def perturbed(projections: Projections, rng: np.random.Generator, *, share: floa
     if not noise_known(projections):
         raise InputError(
             "the weights are relative: the scan's noise was not told (gain and electronic counts), so that noise of the"
-            " right amount cannot be added; a half-scan passport needs no such knowledge"
+            " right amount cannot be added; an analytic image's passport needs no such knowledge"
         )
     integrals = np.array(projections.integrals)
     quanta = projections.quanta
@@ -208,9 +240,9 @@ def _thinned(grid: Grid) -> tuple[Grid, tuple[slice, slice, slice]]:
 def pooled(difference: Float32, known: Bool, depth: int) -> tuple[Float64, tuple[int, int, int]]:
     """Variance (blocks, blocks, blocks) of noise of mean 0, and how many (slices, rows, columns) a block has.
 
-    Each block's squares are clipped at 9 times its own variance as told by their median and averaged. The median of
-    3³ blocks then drops those in which edges of the object remain, and [1 2 1]/4 along every axis smoothes: noise
-    changes over centimetres. Points that are not `known` count nothing.
+    Squares are clipped at 9 times the variance that the median of squares in 3³ blocks tells, averaged, the averages
+    clipped at 2.5 times their median over 3³ blocks, so that edges of the object drop out, and smoothed by [1 2 1]/4
+    along every axis: noise changes over centimetres. Points that are not `known` count nothing.
     """
     slices, rows, columns = difference.shape
     size = (min(depth, slices), max(1, rows // BLOCKS), max(1, columns // BLOCKS))
@@ -218,42 +250,46 @@ def pooled(difference: Float32, known: Bool, depth: int) -> tuple[Float64, tuple
     count = np.isfinite(squares).sum(axis=-1).astype(np.float64)
     if not count.any():
         raise InputError("no voxel of the image was measured whole: there is nothing to tell the noise from")
+    middle = np.full(count.shape, np.nan)
+    middle[count > 0] = np.nanmedian(squares[count > 0], axis=-1)
+    middle = ndimage.median_filter(_filled(middle), 3, mode="nearest")
     with np.errstate(invalid="ignore"):
-        middle = np.zeros(count.shape)
-        middle[count > 0] = np.nanmedian(squares[count > 0], axis=-1)
         total = np.nansum(np.minimum(squares, (CLIP**2 / NORMAL_MEDIAN_SQUARE * middle)[..., None]), axis=-1)
-    variance = total.astype(np.float64) / CLIPPED_SQUARE / np.maximum(count, 1)
-    variance[count == 0] = float(np.median(variance[count > 0]))
-    return _smooth(ndimage.median_filter(variance, 3, mode="nearest")), size
+    variance = _filled(total.astype(np.float64) / CLIPPED_SQUARE / np.where(count > 0, count, np.nan))
+    around = ndimage.median_filter(variance, 3, mode="nearest")
+    return _smooth(np.minimum(variance, OUTLIER * around)), size
 
 
-def _points(projections: Projections, grid: GridRequest, like: Grid) -> GridRequest:
-    """The same slices on a coarse lattice of points over the field of view of `like`.
+def _filled(values: Float64) -> Float64:
+    """NaN replaced by the median of what is known."""
+    return np.where(np.isnan(values), np.nanmedian(values), values)
 
-    A moving table lets the outermost slices move inwards by what four views of each spot travel: a half ends earlier.
-    """
-    geometry = projections.geometry
-    side = max(like.shape[1] * like.spacing_mm[1], like.shape[2] * like.spacing_mm[2])
-    lean, rest, travel, cycle = lean_of(geometry), 0.0, np.zeros(2), 1
-    if not geometry.parallel:
-        orbit = Orbit.of(geometry)
-        rest, travel, cycle = float(orbit.axial_mm.mean()), orbit.axial_mm, len(spots(orbit))
-    ends = np.stack([like.position_mm((end, 0.0, 0.0)) for end in (0.0, like.shape[0] - 1.0)])
-    middle = like.centre_mm - (0.0, rest, 0.0)
-    centre = middle @ lean
-    low, high = np.sort((ends - (0.0, rest, 0.0)) @ lean[:, 1]) + rest
-    inwards = 4 * cycle * float(np.abs(np.diff(travel)).max())
-    if like.shape[0] == 1:
-        low = high = low + inwards * np.sign(rest - low)
-    else:
-        low, high = low + inwards, high - inwards
+
+def _square(like: Grid) -> Grid:
+    """Points on a square lattice over the field of view of `like`, in the same slices."""
     matrix = MATRIX_OF_FEW if like.shape[0] < FEW_SLICES else MATRIX_OF_STACK
+    step = max(like.shape[1] * like.spacing_mm[1], like.shape[2] * like.spacing_mm[2]) / matrix
+    spacing = (like.spacing_mm[0], step, step)
+    half = np.array([(like.shape[0] - 1) / 2, (matrix - 1) / 2, (matrix - 1) / 2]) * spacing
+    return Grid((like.shape[0], matrix, matrix), spacing, like.centre_mm - half @ like.axes, like.axes)
+
+
+def _request(projections: Projections, grid: GridRequest, points: Grid) -> GridRequest:
+    """What to ask for, so that the voxels are these points; counted along the axis of a tilted gantry."""
+    geometry = projections.geometry
+    lean = lean_of(geometry)
+    rest = 0.0 if geometry.parallel else float(Orbit.of(geometry).axial_mm.mean())
+    matrix = max(points.shape[1:])
+    middle = points.position_mm(((points.shape[0] - 1) / 2, (matrix - 1) / 2, (matrix - 1) / 2))
+    ends = np.stack([points.position_mm((end, 0.0, 0.0)) for end in (0.0, points.shape[0] - 1.0)])
+    centre = (middle - (0.0, rest, 0.0)) @ lean
+    low, high = (ends - (0.0, rest, 0.0)) @ lean[:, 1] + rest
     return replace(
         grid,
         matrix=matrix,
-        field_of_view_mm=side,
+        field_of_view_mm=matrix * points.spacing_mm[2],
         centre_mm=(float(centre[0]), float(centre[2])),
-        slice_increment_mm=like.spacing_mm[0],
+        slice_increment_mm=points.spacing_mm[0],
         first_mm=float(low),
         last_mm=float(high),
     )
@@ -263,19 +299,6 @@ def noise_known(projections: Projections) -> bool:
     """Whether the logarithm worked with the scan's own noise, so that weights are inverse variances."""
     settings = [dict(step.settings) for step in projections.history if step.name == "log"]
     return any(each.get("noise") == "of the scan" for each in settings)
-
-
-def _subset(projections: Projections, views: Views) -> Projections:
-    """Some of the views; noise needs no weights."""
-    integrals = np.ascontiguousarray(projections.integrals[views])
-    return Projections(
-        integrals,
-        np.broadcast_to(np.float32(1), integrals.shape),
-        projections.geometry.subset(views.tolist()),
-        projections.water_per_mm,
-        projections.spectrum,
-        projections.acquisition,
-    )
 
 
 def _depth(grid: Grid) -> int:
