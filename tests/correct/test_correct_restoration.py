@@ -28,6 +28,7 @@ def restored(net, start, weights, *, electronic=0.0, geometry=STILL, **settings)
     integrals = np.broadcast_to(start, net.shape).astype(np.float32)
     given = np.broadcast_to(weights, net.shape).astype(np.float32)
     integrals, given = integrals.copy(), given.copy()
+    settings = {"strength": 10.0, "shares": (1.0, 1.0, 1.0)} | settings
     Restoration.of(geometry, Step.of("restore", **settings)).apply(integrals, given, quanta(net, electronic))
     return integrals, given
 
@@ -191,7 +192,7 @@ def test_the_chain_restores_a_starved_body_without_bias(known, rng):
     scene = known(open_counts=3000.0, views=41, half_axes_mm=(190.0, 150.0))
     scan = scene.scan(rng.poisson(scene.means) + 3.0 * rng.standard_normal(scene.means.shape))
     plain = correct(scan, (Step("dark_air"), Step("log")))
-    made = correct(scan, (Step("dark_air"), Step("log"), Step.of("restore", shares=[0.2, 1, 1])))
+    made = correct(scan, (Step("dark_air"), Step("log"), Step.of("restore", strength=10, shares=[0.2, 1, 1])))
     error, before = made.integrals - scene.integrals, plain.integrals - scene.integrals
     assert scene.means.min() < 4
     for low, high in ((300, 1000), (100, 300), (30, 100), (10, 30), (2, 10)):

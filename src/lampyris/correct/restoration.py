@@ -66,9 +66,9 @@ class Restoration:
 
     @staticmethod
     def of(geometry: Geometry, step: Step) -> "Restoration":
-        """Settings: `strength` in quanta (10), `edge` in standard deviations (3), `reach` in cells (3), `shares` of
-        the strength along views, rows and columns ([1, 1, 1]), `sweeps` (8)."""
-        chosen = settings(step, strength=10.0, edge=3.0, reach=3.0, shares=(1.0, 1.0, 1.0), sweeps=8)
+        """Settings: `strength` in quanta (3), `edge` in standard deviations (3), `reach` in cells (3), `shares` of
+        the strength along views, rows and columns ([1, 0.25, 1]), `sweeps` (8)."""
+        chosen = settings(step, strength=3.0, edge=3.0, reach=3.0, shares=(1.0, 0.25, 1.0), sweeps=8)
         shares = tuple(float(each) for each in chosen["shares"])
         if len(shares) != 3 or min(shares) < 0 or not max(shares) > 0:
             raise RecipeError(f"restore: shares {shares}: expected three, ≥ 0, for views, rows and columns")
