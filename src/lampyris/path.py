@@ -172,9 +172,9 @@ def run_reconstruct(
 def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progress: Progress) -> Passport:
     """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
 
-    "half_scan" for analytic methods: what the scan's views differ by; "replicates" (settings `count`, 1, `share` of the noise added, 0.5, `seed`, 0)
-    makes the image again of perturbed scans, for any method; "none". A method that is not analytic is held against
-    the analytic image of the same scan.
+    "half_scan" for analytic methods: what the scan's views differ by; "replicates" (settings `count`, 1, `share` of the
+    noise added, 0.5, `seed`, 0): the image made again of perturbed scans, for any method; "none". A method that is not
+    analytic is held against the analytic image of the same scan.
     """
     if recipe.passport.name == "none":
         return Passport()
@@ -185,10 +185,11 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
         return dataclasses.replace(volume, values=values, grid=lattice, valid=None)
 
     image = volume if plain is recipe else run_reconstruct(projections, plain, silent, None)
+    mended = any(step.name == correct.BONE for step in recipe.corrections)  # then the image is of other integrals
     noise = as_map(
         recon.deviation(
-            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct, image=image,
-            progress=progress,
+            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct,
+            image=None if mended else image, progress=progress,
         )
     )  # fmt: skip
     column_mm = recon.native_column_mm(projections.geometry)

@@ -211,7 +211,10 @@ def _bias(volume: Volume, analytic: Analytic, places: _Places, findings: _Findin
     unit, relevant = volume.quantity, RELEVANT_HU if volume.quantity == "HU" else 0.0
     findings.add(names[0], float(np.sqrt(max(excess, 0.0))), unit, settings)
     findings.add(
-        names[1], float(there[there > bound * chance].max(initial=0.0)), unit, (*settings, ("beyond", round(bound, 2)))
+        names[1],
+        float(there[(there > bound * chance) & (there > relevant)].max(initial=0.0)),
+        unit,
+        (*settings, ("beyond", round(bound, 2))),
     )
     biased = (there > SIGNIFICANT * chance) & (there > relevant)
     findings.add(names[2], float(biased.mean()), "", (*settings, ("beyond", SIGNIFICANT), ("and_beyond", relevant)))
