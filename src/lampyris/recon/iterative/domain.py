@@ -32,7 +32,7 @@ OUTER_VOXELS = 512
 TRUNCATED_VIEWS = 0.02
 WIDER = 0.125
 """Share of the field of view added on every side where the body leaves the detector."""
-SLAB_BYTES = 2 * 2**30
+SLAB_BYTES = 3 * 2**29
 VOLUMES = 8
 """Volumes of a slab held at once: image, extrapolated, majoriser, steps, two gradients, certainty, engine's copy."""
 CERTAINTY_VIEWS = 4
@@ -141,7 +141,7 @@ class Rays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
-    """A scan prepared for iteration; `start` is the analytic image on `lattice.grid`, not negative and without NaN."""
+    """A scan prepared for iteration; `start` is the analytic image on `lattice.grid`, without NaN."""
 
     projections: Projections
     fidelity: Fidelity
@@ -317,14 +317,14 @@ def _thin(request: GridRequest, image: Grid, height: float, row_mm: float) -> Gr
 
 
 def _placed(values: Float32, grid: Grid, lattice: Lattice) -> Float32:
-    """`values` on the lattice, the nearest slice beyond their ends, 0 where they are NaN or negative."""
+    """`values` on the lattice, the nearest slice beyond their ends, 0 where they are NaN."""
     y = _heights(lattice.grid)
     nearest = np.clip(np.rint((y - grid.first_voxel_mm[1]) / grid.spacing_mm[0]), 0, grid.shape[0] - 1).astype(int)
     start = np.zeros(lattice.grid.shape, np.float32)
     rows, columns = grid.shape[1:]
     for i, j in enumerate(nearest):
         part = start[i, lattice.pad : lattice.pad + rows, lattice.pad : lattice.pad + columns]
-        np.maximum(np.nan_to_num(values[j], nan=0.0), 0.0, out=part)
+        part[...] = np.nan_to_num(values[j], nan=0.0)
     return start
 
 

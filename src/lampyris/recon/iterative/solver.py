@@ -28,6 +28,8 @@ UNRELAXED = 0.3
 """Share of a run's passes that take full steps."""
 AIR_SHARE = 0.2
 """How far air is expected to move, relative to the body: the u of the non-uniform surrogate."""
+RISE = 1.002
+"""A cost that rises by less is rounding, or subsets that see it differently."""
 RUNAWAY = 30.0
 """A cost so many times that of the start needs no patience."""
 
@@ -58,12 +60,15 @@ class Settings:
     """`strength` of the prior; `subsets` of views; `passes` over the data, of which 3 in 10 are not yet relaxed.
 
     `prior_per_pass` is how often the prior's gradient is evaluated in a pass: between, the last one is used.
+    `least` is the lowest value allowed, 1/mm; −inf where a prior already knows air to be air: cutting at 0 what noise
+    is left in it would give air a mean above 0, and take that from the body.
     """
 
     strength: float = 1.0
     subsets: int = 16
     passes: int = 18
     prior_per_pass: int = 6
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.strength) and self.strength >= 0):
@@ -162,7 +167,7 @@ def ordered_subsets(
     14.0
     """
     sets = _Subsets(projector, fidelity, min(settings.subsets, fidelity.shape[0]))
-    state = start if isinstance(start, State) else _begin(sets, start)
+    state = start if isinstance(start, State) else _begin(sets, start, settings.least)
     while True:
         wanted = min(max(1, settings.subsets >> state.backed_off), fidelity.shape[0])
         if sets.number != wanted:
@@ -217,14 +222,14 @@ def spread_order(number: int) -> list[int]:
     return [m * step % number for m in range(number)]
 
 
-def _begin(sets: _Subsets, start: Any) -> State:
+def _begin(sets: _Subsets, start: Any, least: float) -> State:
     """The first state: a copy of the start, and the fidelity's diagonal majoriser Aᵀ(c · A u)/u."""
     xp = array_namespace(start)
     if not bool(xp.all(xp.isfinite(start))):
         bad = int(xp.sum(xp.astype(~xp.isfinite(start), xp.int64)))
         raise InputError(f"the start image holds {bad} NaN or infinite of {math.prod(start.shape)} voxels")
     image = xp.asarray(start, copy=True)
-    _each_block(image, lambda part: _put(image, part, xp.clip(image[part], 0.0, None)))
+    _each_block(image, lambda part: _put(image, part, xp.clip(image[part], least, None)))
     reach = _reach(image)
     curvature = sets.majoriser(reach)
     curvature /= reach
@@ -255,7 +260,7 @@ def _pass(sets: _Subsets, prior: Prior, state: State, settings: Settings) -> Sta
         t, before = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
         stride = settings.relaxation(state.iteration + m / sets.number)
         gradient = _Gradient(slope, 1 / sets.shares[m], pull, settings.strength)
-        moved, against = _move(x, y, (step, stride), gradient, (before - 1) / t)
+        moved, against = _move((x, y), (step, stride), gradient, (before - 1) / t, settings.least)
         cost, way, uphill = cost + misfit, way + moved, uphill + against
         if not math.isfinite(moved):
             break
@@ -297,8 +302,11 @@ class _Gradient:
         return total
 
 
-def _move(x: Any, y: Any, step: tuple[Any, float], gradient: _Gradient, beta: float) -> tuple[float, float]:
-    """x ← max(y − step·gradient, 0), y ← x + beta·(x − x before); gives the RMS of x's step and gradientᵀstep."""
+def _move(
+    points: tuple[Any, Any], step: tuple[Any, float], gradient: _Gradient, beta: float, least: float
+) -> tuple[float, float]:
+    """x ← max(y − step·gradient, least), y ← x + beta·(x − x before); gives the RMS of x's step and gradientᵀstep."""
+    x, y = points
     xp = array_namespace(x)
     squares = against = 0.0
 
@@ -308,7 +316,7 @@ def _move(x: Any, y: Any, step: tuple[Any, float], gradient: _Gradient, beta: fl
         new = step[0][part] * slope
         new *= -step[1]
         new += y[part]
-        new = xp.clip(new, 0.0, None)
+        new = xp.clip(new, least, None)
         change = new - x[part]
         squares += float(xp.sum(change * change))
         against += float(xp.sum(change * slope))
@@ -325,10 +333,10 @@ def _judged(state: State, subsets: int) -> State:
     costs, steps = state.costs, state.steps
     if not (math.isfinite(costs[-1]) and math.isfinite(steps[-1])):
         raise DivergenceError(f"the image is no longer finite: {_story(state)}")
-    growing = [b > a > 0 and d > c for a, b, c, d in zip(costs, costs[1:], steps, steps[1:], strict=False)]
+    growing = [b > RISE * a > 0 and d > c for a, b, c, d in zip(costs, costs[1:], steps, steps[1:], strict=False)]
     if costs[-1] > RUNAWAY * abs(costs[0]) > 0 or (len(growing) >= PATIENCE and all(growing[-PATIENCE:])):
         raise DivergenceError(f"cost and steps grow instead of falling: {_story(state)}")
-    rose = len(costs) > 2 and costs[-1] > costs[-2] > costs[-3]
+    rose = len(costs) > 2 and costs[-1] > RISE * costs[-2] > RISE**2 * costs[-3] > 0
     if rose and subsets > 1:
         return replace(state, momentum=1.0, backed_off=state.backed_off + 1)
     return state
