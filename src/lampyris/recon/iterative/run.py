@@ -22,7 +22,7 @@ from lampyris.recon.iterative.solver import Checkpoint, Settings, State, ordered
 METHODS = ("pwls", "poisson")
 REFERENCE_PER_MM = 0.44
 """Where low contrast passes half at strength 1, as with the kernel "body"; at strength s it is s^(−1/3) times this."""
-DEFAULTS = {"iterations": 18, "subsets": 16, "strength": 3.0, "prior": "hyperbola"}
+DEFAULTS = {"iterations": 18, "subsets": 16, "strength": 20.0, "prior": "hyperbola"}
 """Settings that are not the prior's own."""
 
 
@@ -108,8 +108,9 @@ def image(
     """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
 
     `method` "pwls" or "poisson"; settings: `iterations` passes over the data (18), `subsets` (16), `prior` and its own
-    settings (hyperbola; see `priors.prior`), `strength` (3): 1 lets low contrast pass half at 0.44 /mm, the same at
-    every dose and place, and 8 at half that frequency. `kernel` is the one of the start, the analytic image.
+    settings (hyperbola; see `priors.prior`), `strength` (20): 1 lets low contrast pass half at 0.44 /mm, the same at
+    every dose and place, 20 at 0.16 /mm; edges above `delta_hu` stay. `kernel` is the one of the analytic image, the
+    start.
     Raises RecipeError, InputError, DivergenceError.
     """
     choice = Choice.of(method)
