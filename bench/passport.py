@@ -90,7 +90,8 @@ def row(name: str, seeds: int, told: int, *, replicates: int, denoise: Callable[
             found = deviation_of_replicates(first, more, 0.5, first.grid)
         else:
             found = deviation(one, AUTO, "hann", wanted, first.grid, reconstruct=reconstruct, image=first)
-        ratios.append((found[0] / true)[trunk(first)])
+        inside = trunk(first)
+        ratios.append(found[0][inside] / true[inside])
     ratio = np.concatenate(ratios)
     low, high = np.percentile(ratio, (5, 95))
     return f"{ratio.mean():6.3f} {low:6.3f} {high:6.3f} {np.mean(np.abs(ratio - 1) < 0.15):7.2f}"
