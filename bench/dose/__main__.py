@@ -1,4 +1,4 @@
-"""`python -m bench.dose [--write] [--seeds N] [--only SCENE …] [--images]`: recipes at low dose → docs/evidence/dose.md.
+"""`python -m bench.dose [--write] [--seeds N] [--only SCENE …] [--images]`: recipes at low dose → dose.md in docs/evidence.
 
 Every image is kept under build/dose, so that an interrupted run goes on where it was and another seed costs only
 itself. `--images` makes them and measures nothing.

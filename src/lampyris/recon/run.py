@@ -24,6 +24,11 @@ from lampyris.model import (
 from lampyris.recon import kernels
 from lampyris.recon.analytic import fbp, fdk, helical
 from lampyris.recon.field import lean_of, measured_reach, turned
+from lampyris.recon.iterative import plug_and_play
+from lampyris.recon.iterative import run as iterative
+from lampyris.recon.iterative.solver import Checkpoint
+from lampyris.recon.learned.denoiser import Denoiser
+from lampyris.recon.noise import deviation
 
 AIR_HU = -1000.0
 UPRIGHT_RAD = 1e-6
@@ -39,22 +44,49 @@ def reconstruct(
     grid: GridRequest,
     *,
     progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
 ) -> Volume:
     """The volume that `grid` asks for, slices along y (along the tilted axis of a tilted gantry).
 
     `method` "auto" takes "fbp" for parallel rays and single-row fans, "fdk" for a cone beam with the table at rest and
     "wfbp" for a helix or a flying focal spot. Settings: "wfbp" `flat_share` 0 … 1, the share of the detector's height
-    that counts fully (default 0.6). `kernel` names one of `kernels.KERNELS`. HU = 1000·(μ − μ_w)/μ_w with the
+    that counts fully (default 0.6); `denoiser` and `denoiser_sha256`, a learned prior that takes the noise out of the
+    analytic image, told how much there is by `noise.deviation`. `kernel` names one of `kernels.KERNELS`. HU =
+    1000·(μ − μ_w)/μ_w with the
     projections' `water_per_mm`. Voxels that the scan did not see whole (beyond the scan field; in a helix' outer slices
     beside the body) are air, and `valid` is False there.
 
     Raises RecipeError for an unknown or unfit method, kernel or setting, GeometryError for a geometry that the method
     cannot take, InputError for slices that the scan does not cover; the message says what would do.
     """
+    learned, plain = _without_denoiser(method)
+    if learned is None:
+        return _image(projections, plain, kernel, grid, progress, checkpoint)
+    volume = _image(projections, plain, kernel, grid, lambda done: progress(0.8 * done))
+    if volume.quantity != "HU":
+        raise RecipeError("a denoiser works in HU, and the attenuation of water is not known here: leave it out")
+    noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=reconstruct, image=volume)
+    progress(0.9)
+    values = learned.denoise(volume.values, noise)
+    if volume.valid is not None:
+        values[~volume.valid] = AIR_HU
+    progress(1.0)
+    return replace(volume, values=values)
+
+
+def _image(
+    projections: Projections,
+    method: Step,
+    kernel: str,
+    grid: GridRequest,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> Volume:
+    """The image of one method, in the scan's own pose."""
     pose = _Pose.of(projections)
     upright = replace(projections, geometry=pose.upright(projections.geometry))
     orbit = None if upright.geometry.parallel else Orbit.of(upright.geometry)
-    scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid))
+    scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid), checkpoint)
     values, lattice = _METHODS[_choose(method, scan)](scan, method, progress)
     unseen = np.isnan(values) | _outside(lattice, max(measured_reach(upright.geometry)))
     water = projections.water_per_mm
@@ -69,6 +101,17 @@ def reconstruct(
         FrameOfReferenceUID=projections.acquisition.FrameOfReferenceUID,
         valid=~unseen if unseen.any() else None,
     )
+
+
+def _without_denoiser(method: Step) -> tuple[Denoiser | None, Step]:
+    """The learned prior that a method asks for, checked before any work, and the method without it."""
+    if method.name not in _SETTINGS:
+        return None, method
+    settings = dict(method.settings)
+    name, digest = settings.pop("denoiser", None), settings.pop("denoiser_sha256", None)
+    if (name is None) != (digest is None):
+        raise RecipeError(f"denoiser is {name!r}, denoiser_sha256 {digest!r}: a recipe gives both or neither")
+    return (None if name is None else Denoiser.load(name, str(digest))), Step.of(method.name, **settings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,6 +159,7 @@ class _Scan:
     orbit: Orbit | None
     kernel: kernels.Kernel
     request: GridRequest
+    checkpoint: Checkpoint | None = None
 
     @property
     def rows(self) -> int:
@@ -156,13 +200,60 @@ def _wfbp(scan: _Scan, method: Step, progress: Progress) -> Image:
     return helical.image(scan.projections, scan.source, scan.kernel, scan.request, progress, flat_share=float(share))
 
 
-_METHODS: dict[str, Callable[[_Scan, Step, Progress], Image]] = {"fbp": _fbp, "fdk": _fdk, "wfbp": _wfbp}
-_SETTINGS = {"auto": {"flat_share"}, "fbp": set(), "fdk": set(), "wfbp": {"flat_share"}}
+def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
+    return iterative.image(
+        scan.projections,
+        method,
+        scan.kernel.name,
+        scan.request,
+        progress,
+        analytic=_analytic(scan),
+        checkpoint=scan.checkpoint,
+    )
+
+
+def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
+    def noise(like: Grid) -> Float32:
+        return deviation(scan.projections, Step("auto"), scan.kernel.name, scan.request, like, reconstruct=reconstruct)
+
+    return plug_and_play.image(
+        scan.projections,
+        method,
+        scan.kernel.name,
+        scan.request,
+        progress,
+        analytic=_analytic(scan),
+        noise=noise,
+        checkpoint=scan.checkpoint,
+    )
+
+
+def _analytic(scan: _Scan) -> Callable[[GridRequest], Image]:
+    """The analytic image of an upright scan on whatever grid an iterative method asks for."""
+    auto = Step("auto")
+
+    def image(request: GridRequest) -> Image:
+        return _METHODS[_choose(auto, scan)](replace(scan, request=request), auto, silent)
+
+    return image
+
+
+_METHODS: dict[str, Callable[[_Scan, Step, Progress], Image]] = {
+    "fbp": _fbp,
+    "fdk": _fdk,
+    "wfbp": _wfbp,
+    **dict.fromkeys(iterative.METHODS, _iterative),
+    plug_and_play.METHOD: _plug_and_play,
+}
+_SETTINGS = {"auto": {"flat_share"}, "fbp": set[str](), "fdk": set[str](), "wfbp": {"flat_share"}}
+"""Settings of the analytic methods; the others check their own."""
 
 
 def _choose(method: Step, scan: _Scan) -> str:
+    if method.name != "auto" and method.name not in _METHODS:
+        raise RecipeError(f"method {method.name!r} is unknown; known are auto, {', '.join(_METHODS)}")
     if method.name not in _SETTINGS:
-        raise RecipeError(f"method {method.name!r} is unknown; known are {', '.join(_SETTINGS)}")
+        return method.name
     if unknown := {name for name, _ in method.settings} - _SETTINGS[method.name]:
         raise RecipeError(
             f"method {method.name!r} has no setting {', '.join(sorted(unknown))}; known are"
