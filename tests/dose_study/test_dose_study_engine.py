@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lampyris import dose_study, path, simulate
+from lampyris.checkpoint import whole
 from lampyris.dose_study import engine
 from lampyris.dose_study.measure import measure
-from lampyris.dose_study.store import whole
 from lampyris.model import (
     CalibrationError,
     Grid,
@@ -113,7 +113,7 @@ def test_a_broken_cell_is_told_and_made_again(study, tmp_path, monkeypatch):
     done, said = stop_after(monkeypatch, 99), []
     again = run(study, tmp_path, said.append)
     assert len(done) == 1
-    assert any(place.name in one and "broken" in one for one in said)
+    assert any(place.name in one and "made again" in one for one in said)
     np.testing.assert_array_equal(again.image(again.cells[2][0]), before)
 
 
@@ -254,7 +254,7 @@ def test_a_volume_is_its_own_truth_averaged_onto_the_image(study, tmp_path):
 
 def test_a_long_reconstruction_leaves_its_state_until_the_cell_is_done(study, tmp_path, monkeypatch):
     """Interrupted in the second pass, it is handed what the first one left; a state of other bytes is not."""
-    monkeypatch.setattr("lampyris.dose_study.store.STATE_S", 0.0)
+    monkeypatch.setattr("lampyris.checkpoint.STATE_S", 0.0)
     study = dataclasses.replace(study, doses=(1.0,), seeds=(5,), recipes=(recipe(),))
     measure, met = engine.measure, []
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from lampyris import __version__, dicom, path, phantom, projector, quality, raw, report
 from lampyris import simulate as virtual
+from lampyris.checkpoint import Checkpoint
 from lampyris.cli import terminal
 from lampyris.model import (
     Acquisition,
     Assessment,
+    DivergenceError,
     Gantry,
     Geometry,
     Grid,
@@ -63,8 +65,9 @@ def journey(arguments: argparse.Namespace) -> int:
         arguments.source, span = DEMONSTRATION
         arguments.span = arguments.span or span
     source = source_of(arguments, arguments.source)
-    with _whole_folder(arguments.output, replace=arguments.replace) as folder:
-        columns = [_column(arguments, source, made, folder) for made in _scans(arguments, source)]
+    target = arguments.output
+    with _resumable(target) as states, _whole_folder(target, replace=arguments.replace) as folder:
+        columns = [_column(arguments, source, made, folder, states) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
     judged = [column.assessment for column in columns]
     if arguments.json:
@@ -91,10 +94,14 @@ def simulate(arguments: argparse.Namespace) -> int:
 
 def recon(arguments: argparse.Namespace) -> int:
     """A raw scan → a judged DICOM series."""
+    target: Path = arguments.output
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is not empty: choose another folder, nothing is overwritten")
     scan = _read(arguments, arguments.scan)
     chosen = recipe_of(arguments, scan)
-    with terminal.watched("") as watch:
-        made = _image(arguments, scan, chosen, path.Reference(), Study(), arguments.output, watch)
+    with _resumable(target) as states, terminal.watched("") as watch:
+        state = states.of(target.name, scan, chosen)
+        made = _image(arguments, (scan, chosen, path.Reference(), Study()), target, watch, state)
     assessment = made.the(Assessment)
     if arguments.json:
         terminal.machine({"assessment": assessment.as_dict(), "seconds": dict(made.seconds), "recipe": chosen.digest()})
@@ -261,11 +268,15 @@ def _scan(arguments: argparse.Namespace, subject: path.Subject, dose: float, tit
     return Made(title, journey.the(RawScan), journey.seconds)
 
 
-def _column(arguments: argparse.Namespace, source: Source, made: Made, folder: Path) -> report.Column:
+def _column(
+    arguments: argparse.Namespace, source: Source, made: Made, folder: Path, states: "_States"
+) -> report.Column:
     scan, chosen = made.scan, recipe_of(arguments, made.scan)
     name = made.title.replace(" ", "-")
+    state = states.of(f"{arguments.output.name}.{name}", scan, chosen)
     with terminal.watched(made.title) as watch:
-        done = _image(arguments, scan, chosen, source.reference, source.study, folder / name, watch)
+        given = (scan, chosen, source.reference, source.study)
+        done = _image(arguments, given, folder / name, watch, state)
     seconds = (*made.seconds, *done.seconds)
     return report.Column(
         made.title, done.the(Volume), done.the(Assessment), chosen, scan.acquisition, done.the(Projections).history,
@@ -275,15 +286,48 @@ def _column(arguments: argparse.Namespace, source: Source, made: Made, folder: P
 
 def _image(
     arguments: argparse.Namespace,
-    scan: RawScan,
-    chosen: Recipe,
-    reference: path.Reference,
-    study: Study,
+    given: tuple[RawScan, Recipe, path.Reference, Study],
     folder: Path,
     watch: path.Watch,
+    state: Checkpoint,
 ) -> path.Journey:
     destination = path.Destination(folder, "enhanced" if arguments.enhanced else "ct", path.utc_now())
-    return path.travel((scan, chosen, reference, study, destination), path.Series, watch=watch)
+    return path.travel((*given, destination), path.Series, watch=watch, checkpoint=state)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _States:
+    """Hidden files in one folder, one for each reconstruction of a command, so that the same command can go on."""
+
+    folder: Path
+    made: list[Checkpoint] = dataclasses.field(default_factory=list)
+
+    def of(self, name: str, scan: RawScan, chosen: Recipe) -> Checkpoint:
+        """Where the image of that name leaves its state; another scan, recipe or version does not go on from it."""
+        key = f"{scan.id} {chosen.digest()} {__version__}"
+        self.made.append(Checkpoint(self.folder / f".{name}.state.npz", key, terminal.say))
+        return self.made[-1]
+
+    def end(self) -> None:
+        for each in self.made:
+            each.end()
+
+
+@contextmanager
+def _resumable(target: Path) -> Iterator[_States]:
+    """States beside `target`: gone when all is done or runs away; after any other failure one line tells of them."""
+    states = _States(target.parent)
+    try:
+        yield states
+    except DivergenceError:
+        states.end()
+        raise
+    except BaseException:
+        kept = [each.place.name for each in states.made if each.place.exists()]
+        if kept:
+            terminal.say(f"the reconstruction is kept in {', '.join(kept)}: the same command goes on from there")
+        raise
+    states.end()
 
 
 def recipe_of(arguments: argparse.Namespace, scan: RawScan) -> Recipe:

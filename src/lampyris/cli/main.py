@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         people.print(f"lampyris: {error} \\[{error.code}]", style="red", soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        people.print("lampyris: interrupted; nothing half-made was left", style="yellow")
+        people.print("lampyris: interrupted; no half-made result was left", style="yellow")
         return 130
 
 

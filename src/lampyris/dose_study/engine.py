@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from lampyris import path
+from lampyris.checkpoint import Checkpoint
 from lampyris.dose_study.measure import Ground, Seeds, image, measure, over_seeds
 from lampyris.dose_study.plan import Cell, Study, key
-from lampyris.dose_study.store import Failure, Outcome, Store, Trail, claim
+from lampyris.dose_study.store import Failure, Outcome, Store, claim
 from lampyris.model import Float32, LampyrisError, ProgramError, Projections, RawScan, Step
 
 Tell = Callable[[str], None]
@@ -109,7 +110,7 @@ def _kept(store: Store, name: str) -> Outcome | None:
     return None if found is None or found.failure is not None else found
 
 
-def _cell(scans: "_Scans", cell: Cell, ground: Ground, watch: path.Watch, trail: Trail) -> Outcome:
+def _cell(scans: "_Scans", cell: Cell, ground: Ground, watch: path.Watch, trail: Checkpoint) -> Outcome:
     try:
         return measure(scans.corrected(cell, watch), cell.recipe, ground, watch, trail)
     except LampyrisError as error:

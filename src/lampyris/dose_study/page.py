@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from lampyris.checkpoint import whole
 from lampyris.dose_study import crops, plots
 from lampyris.dose_study.engine import Results
 from lampyris.dose_study.equal import Equal, gate_dose, sentences
-from lampyris.dose_study.store import whole
 from lampyris.dose_study.tables import GROUPS, Row, text, unit
 from lampyris.report.page import number
 

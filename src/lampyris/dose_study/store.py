@@ -1,12 +1,6 @@
 """What one cell gave ↔ one whole file in the study's folder: it is there with a sound digest, or it is not there."""
 
-import contextlib
-import hashlib
-import io
 import json
-import os
-import time
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lampyris.model import Assessment, Curve, Figure, Float32, Grid, InputError, LampyrisError, StorageError, Volume
-
-TOLD = "told"
-STATE_S = 60.0
-"""Seconds of work that an interruption may cost."""
+from lampyris.checkpoint import TOLD, Checkpoint, read, write
+from lampyris.model import Assessment, Curve, Figure, Float32, Grid, InputError, LampyrisError, Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class Store:
 
     def outcome(self, key: str, *, image: bool = False) -> Outcome | None:
         """The cell kept under that key, None where there is none or it is broken (which is told)."""
-        found = self._read(self.cell(key), key)
+        found = read(self.cell(key), key, self.tell)
         return None if found is None else _outcome(found, image=image)
 
     def keep(self, key: str, outcome: Outcome) -> None:
@@ -71,11 +62,11 @@ class Store:
             if outcome.failure is None
             else {name: getattr(outcome.failure, name) for name in Failure.__slots__},
         }
-        self._write(self.cell(key), key, told, arrays)
+        write(self.cell(key), key, arrays, told)
 
     def reference(self, key: str) -> Volume | None:
         """The image that gave the study its grid."""
-        found = self._read(self._reference(key), key)
+        found = read(self._reference(key), key, self.tell)
         if found is None:
             return None
         told, grid = json.loads(found[TOLD].tobytes()), found["axes"]
@@ -92,11 +83,11 @@ class Store:
         if volume.valid is not None:
             arrays["valid"] = volume.valid
         told = {"spacing_mm": grid.spacing_mm, "quantity": volume.quantity}
-        self._write(self._reference(key), key, told, arrays)
+        write(self._reference(key), key, arrays, told)
 
-    def trail(self, key: str) -> "Trail":
+    def trail(self, key: str) -> Checkpoint:
         """Where the reconstruction of that cell leaves its state."""
-        return Trail(self, self.folder / "cells" / f"state-{key[:32]}.npz", key)
+        return Checkpoint(self.folder / "cells" / f"state-{key[:32]}.npz", key, self.tell)
 
     def cell(self, key: str) -> Path:
         """Where the cell of that key lies."""
@@ -105,66 +96,6 @@ class Store:
     def _reference(self, key: str) -> Path:
         return self.folder / "cells" / f"reference-{key[:32]}.npz"
 
-    def _read(self, place: Path, key: str) -> dict[str, np.ndarray] | None:
-        """Every array of one file; the zip's checksums and the digest of the text are verified."""
-        try:
-            with place.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-            told = json.loads(found[TOLD].tobytes())
-            if told["key"] == key and told["digest"] == _digest(found):
-                return found
-            why = "its content is not what its digest says"
-        except FileNotFoundError:
-            return None
-        except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
-            why = f"{type(error).__name__}: {error}"
-        self.tell(f"{place.name} is broken and is made again ({why})")
-        return None
-
-    def _write(self, place: Path, key: str, told: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        told = {**told, "key": key, "digest": _digest(arrays)}
-        text = np.frombuffer(json.dumps(told, ensure_ascii=False).encode(), np.uint8)
-        whole(place, lambda file: np.savez(file, allow_pickle=False, **{TOLD: text}, **arrays))
-
-
-class Trail:
-    """The state of one long reconstruction on the disk, written once a minute at most: a `recon.Checkpoint`."""
-
-    def __init__(self, store: Store, place: Path, key: str) -> None:
-        self.store, self.place, self.key = store, place, key
-        self.written = time.monotonic()
-
-    def load(self) -> dict[str, np.ndarray] | None:
-        found = self.store._read(self.place, self.key)
-        return None if found is None else {name: array for name, array in found.items() if name != TOLD}
-
-    def save(self, arrays: dict[str, np.ndarray], /) -> None:
-        if time.monotonic() - self.written >= STATE_S:
-            self.store._write(self.place, self.key, {}, arrays)
-            self.written = time.monotonic()
-
-    def end(self) -> None:
-        """The cell is done: its state is not needed any more."""
-        with contextlib.suppress(OSError):
-            self.place.unlink(missing_ok=True)
-
-
-def whole(place: Path, write: Callable[[io.BufferedWriter], object]) -> None:
-    """A file that appears under its name only when all of it is on the disk. Raises StorageError."""
-    partial = place.with_name(f".{place.name}.part")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(place)
-    except OSError as error:
-        raise StorageError(f"cannot write {place.name}: {error.strerror or error}; is the disk full?") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
 
 def claim(folder: Path) -> None:
     """Refuse a folder that holds something else than a dose study. Raises InputError."""
@@ -172,14 +103,6 @@ def claim(folder: Path) -> None:
         raise InputError(f"{folder} is a file; a dose study wants a folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
         raise InputError(f"{folder} is not empty and holds no dose study; give another folder")
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(set(arrays) - {TOLD}):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
 
 
 def _outcome(found: dict[str, np.ndarray], *, image: bool) -> Outcome:

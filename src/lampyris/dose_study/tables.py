@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from lampyris.checkpoint import whole
 from lampyris.dose_study.engine import Results
 from lampyris.dose_study.measure import Seeds
 from lampyris.dose_study.plan import Cell
-from lampyris.dose_study.store import Failure, Outcome, whole
+from lampyris.dose_study.store import Failure, Outcome
 from lampyris.model import Figure, Verdict
 from lampyris.quality.gate import NOT_MEASURED
 
