@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 from scipy.optimize import linprog
 
-from lampyris.model import Float64, Geometry, GeometryError, GridRequest, Projections
+from lampyris.model import Bool, Float64, Geometry, GeometryError, Grid, GridRequest, Projections
 
 SHADOW_SHARE = 0.05
 """A ray belongs to the body's shadow above this share of the 95th percentile: some 15 mm of water in a trunk."""
@@ -150,6 +150,17 @@ def native_column_mm(geometry: Geometry) -> float:
     """Width of a detector column at the isocentre, mm: sampling and aperture in the plane of rotation."""
     row_mm, column_mm = geometry.cell_mm
     return native_slice_mm(geometry) * column_mm / row_mm
+
+
+def beyond(grid: Grid, reach_mm: float) -> Bool:
+    """(rows, columns): True where a column of voxels lies outside the circle that the rays of every view cover.
+
+    What an analytic method puts there is not the body: it is what the filter left beside the scan field.
+    """
+    rows, columns = np.arange(grid.shape[1]), np.arange(grid.shape[2])
+    x = grid.first_voxel_mm[0] + columns * grid.spacing_mm[2]
+    z = grid.first_voxel_mm[2] - rows * grid.spacing_mm[1]
+    return np.asarray(np.hypot(z[:, None], x[None, :]) > reach_mm, np.bool_)
 
 
 def native_slice_mm(geometry: Geometry) -> float:

@@ -23,7 +23,7 @@ from lampyris.model import (
 )
 from lampyris.recon import kernels
 from lampyris.recon.analytic import fbp, fdk, helical
-from lampyris.recon.field import lean_of, measured_reach, turned
+from lampyris.recon.field import beyond, lean_of, measured_reach, turned
 from lampyris.recon.iterative import plug_and_play
 from lampyris.recon.iterative import run as iterative
 from lampyris.recon.iterative.solver import Checkpoint
@@ -88,7 +88,7 @@ def _image(
     orbit = None if upright.geometry.parallel else Orbit.of(upright.geometry)
     scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid), checkpoint)
     values, lattice = _METHODS[_choose(method, scan)](scan, method, progress)
-    unseen = np.isnan(values) | _outside(lattice, max(measured_reach(upright.geometry)))
+    unseen = np.isnan(values) | beyond(lattice, max(measured_reach(upright.geometry)))
     water = projections.water_per_mm
     if water is not None:
         values *= np.float32(1000.0 / water)
@@ -266,11 +266,3 @@ def _choose(method: Step, scan: _Scan) -> str:
     if not scan.resting:
         return "wfbp"
     return "fbp" if scan.rows == 1 else "fdk"
-
-
-def _outside(grid: Grid, reach_mm: float) -> np.ndarray:
-    """(rows, columns) True where the voxel column lies outside the circle that the rays cover."""
-    rows, columns = np.arange(grid.shape[1]), np.arange(grid.shape[2])
-    x = grid.first_voxel_mm[0] + columns * grid.spacing_mm[2]
-    z = grid.first_voxel_mm[2] - rows * grid.spacing_mm[1]
-    return np.asarray(np.hypot(z[:, None], x[None, :]) > reach_mm, np.bool_)

@@ -16,7 +16,7 @@ import numpy as np
 
 from lampyris.model import Bool, Float32, Float64, Geometry, Grid, GridRequest, InputError, Projections
 from lampyris.projector import Projector
-from lampyris.recon.field import Circle, measured_reach, native_slice_mm, shadow
+from lampyris.recon.field import Circle, beyond, measured_reach, native_slice_mm, shadow
 from lampyris.recon.iterative.certainty import certainty
 from lampyris.recon.iterative.fidelity import Fidelity, Views
 from lampyris.recon.slices import box_taps, box_width
@@ -210,7 +210,9 @@ def prepare(
     lattice = Lattice(grid, image_grid, margin, pad, stride, taps, np.isnan(image))
     spans = _spans(projections.geometry, body, lattice, slab_bytes)
     outer = _outer(projections.geometry, grid, thin_request, analytic)
-    return Domain(projections, fidelity, lattice, _placed(thin, thin_grid, lattice), spans, body, outer)
+    start = _placed(thin, thin_grid, lattice)
+    start[:, beyond(grid, max(measured_reach(projections.geometry)))] = 0.0
+    return Domain(projections, fidelity, lattice, start, spans, body, outer)
 
 
 def rays_within(geometry: Geometry, body: Circle, ends: tuple[float, float]) -> Bool:
@@ -346,6 +348,7 @@ def _outer(geometry: Geometry, grid: Grid, request: GridRequest, analytic: Analy
     )
     values = np.nan_to_num(values, nan=0.0)
     values[:, around : around + across, around : around + across] = 0.0
+    values[:, beyond(outer, reach)] = 0.0
     return values, outer
 
 

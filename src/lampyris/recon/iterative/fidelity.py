@@ -35,8 +35,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from scipy import ndimage
 
-from lampyris.model import InputError, Quanta
+from lampyris.model import Float32, InputError, Quanta
 
 Views: TypeAlias = slice | Sequence[int]
 """Which views of the scan: a slice, or indices in any order."""
@@ -116,6 +117,27 @@ class WeightedSquares:
     def _apart(self, xp: Any, projected: Any, views: Views) -> tuple[Any, Any]:
         w = _of_views(self.weights, views)
         return xp.where(w > 0, projected - _of_views(self.integrals, views), 0 * projected), w
+
+
+WINDOW = (3, 3, 7)
+"""Views, rows and columns over which weights are averaged."""
+
+
+def expected_weights(weights: Float32) -> Float32:
+    """Weights (views, rows, columns) that no longer follow the noise of their own ray: means over `WINDOW` neighbours.
+
+    A weight taken from a noisy count is high where the count is too high, that is where the integral is too low: the
+    weighted mean of rays of n quanta each is then too low by 1/n (Fessler 1996, IEEE Trans. Image Process. 5:493,
+    sec. V, [check]), 6 HU at a tenth of the dose behind 32 cm of water. A mean over 63 rays leaves 1/63 of that. Rays
+    of weight 0 stay so and count nothing. InputError as of `WeightedSquares`.
+    """
+    for part in _parts(weights.shape):
+        w = weights[part]
+        _refuse(np, ~(np.isfinite(w) & (w >= 0)), part, "weights are negative, NaN or infinite")
+    known = (weights > 0).astype(np.float32)
+    share = ndimage.uniform_filter(known, WINDOW, mode="nearest")
+    mean = ndimage.uniform_filter(weights, WINDOW, mode="nearest")
+    return np.asarray(np.where(known > 0, mean / np.maximum(share, np.float32(1e-6)), np.float32(0)), np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 The learned prior takes the noise out of an image, z = D(x); the counts then have the last word,
 
-    x ← argmin over x ≥ 0 of ½‖Ax − q‖²_W + ½Σ (x − z)²/τ²,
+    x ← argmin of ½‖Ax − q‖²_W + ½Σ (x − z)²/τ²,
 
 with W the statistical weights of the integrals q and τ what z may be wrong by (Venkatakrishnan, Bouman, Wohlberg 2013,
 IEEE GlobalSIP 945, split once for every round). Where the counts know better than the prior, x follows them: what they
@@ -18,7 +18,7 @@ import numpy as np
 
 from lampyris.model import Float32, Grid, GridRequest, Progress, Projections, RecipeError, Step
 from lampyris.recon.iterative.domain import Analytic, Domain, Lattice, prepare
-from lampyris.recon.iterative.fidelity import WeightedSquares
+from lampyris.recon.iterative.fidelity import WeightedSquares, expected_weights
 from lampyris.recon.iterative.priors import Anchor
 from lampyris.recon.iterative.run import Keeper, key_of, solve
 from lampyris.recon.iterative.solver import Checkpoint, Settings
@@ -59,7 +59,7 @@ class Plan:
         rounds = chosen["rounds"]
         if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
             raise RecipeError(f"{METHOD} rounds is {rounds!r}, expected a whole number ≥ 1")
-        settings = Settings(1.0, int(chosen["subsets"]), int(chosen["iterations"]), int(chosen["subsets"]), -math.inf)
+        settings = Settings(1.0, chosen["subsets"], chosen["iterations"], chosen["subsets"], -math.inf)
         return Plan(
             Denoiser.load(str(name), str(digest)), rounds, settings, float(chosen["trust"]), float(chosen["left"])
         )
@@ -84,7 +84,9 @@ def image(
     """
     plan = Plan.of(method)
     water = _water(projections)
-    domain = prepare(projections, WeightedSquares(projections.integrals, projections.weights), request, analytic)
+    domain = prepare(
+        projections, WeightedSquares(projections.integrals, expected_weights(projections.weights)), request, analytic
+    )
     level = on_lattice(noise(domain.lattice.image_grid), domain.lattice)
     tau = np.maximum(plan.trust * level, np.float32(LEAST_HU)) * np.float32(water / 1000)
     precision = 1 / np.square(tau)

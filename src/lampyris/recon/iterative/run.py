@@ -15,7 +15,7 @@ from lampyris.model import Float32, Grid, GridRequest, InputError, Progress, Pro
 from lampyris.model.arrays import canonical_json, new_digest, update_digest
 from lampyris.recon.iterative.certainty import strength as strength_of
 from lampyris.recon.iterative.domain import Analytic, Domain, Slab, prepare
-from lampyris.recon.iterative.fidelity import Fidelity, ShiftedPoisson, WeightedSquares
+from lampyris.recon.iterative.fidelity import Fidelity, ShiftedPoisson, WeightedSquares, expected_weights
 from lampyris.recon.iterative.priors import Prior, prior
 from lampyris.recon.iterative.solver import Checkpoint, Settings, State, ordered_subsets
 
@@ -52,7 +52,7 @@ class Choice:
     def fidelity(self, projections: Projections) -> Fidelity:
         """Raises InputError where the scan does not hold what the likelihood needs."""
         if self.likelihood == "pwls":
-            return WeightedSquares(projections.integrals, projections.weights)
+            return WeightedSquares(projections.integrals, expected_weights(projections.weights))
         if projections.quanta is None:
             raise InputError("method 'poisson' needs the counted quanta, and these projections hold none: take 'pwls'")
         return ShiftedPoisson(projections.quanta)

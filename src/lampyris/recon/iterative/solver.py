@@ -59,7 +59,8 @@ class Checkpoint(Protocol):
 class Settings:
     """`strength` of the prior; `subsets` of views; `passes` over the data, of which 3 in 10 are not yet relaxed.
 
-    `prior_per_pass` is how often the prior's gradient is evaluated in a pass: between, the last one is used.
+    `prior_per_pass` is how often the prior's gradient is evaluated in a pass (None: for every subset); between, the
+    last one is used. Where the prior outweighs the data, momentum on a stale gradient diverges.
     `least` is the lowest value allowed, 1/mm; −inf where a prior already knows air to be air: cutting at 0 what noise
     is left in it would give air a mean above 0, and take that from the body.
     """
@@ -67,7 +68,7 @@ class Settings:
     strength: float = 1.0
     subsets: int = 16
     passes: int = 18
-    prior_per_pass: int = 6
+    prior_per_pass: int | None = None
     least: float = 0.0
 
     def __post_init__(self) -> None:
@@ -75,6 +76,8 @@ class Settings:
             raise RecipeError(f"strength of the prior is {self.strength}, expected a finite number ≥ 0")
         for name in ("subsets", "passes", "prior_per_pass"):
             count = getattr(self, name)
+            if name == "prior_per_pass" and count is None:
+                continue
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise RecipeError(f"{name} is {count!r}, expected a whole number ≥ 1")
 
@@ -251,7 +254,7 @@ def _pass(sets: _Subsets, prior: Prior, state: State, settings: Settings) -> Sta
     x, y, t = state.image, state.extrapolated, state.momentum
     step = _steps(state.data_curvature, prior.curvature(x), settings.strength)
     cost = settings.strength * prior.value(y)
-    every = max(1, math.ceil(sets.number / settings.prior_per_pass))
+    every = max(1, math.ceil(sets.number / (settings.prior_per_pass or sets.number)))
     way, uphill, pull = 0.0, 0.0, None
     for m in range(sets.number):
         if m % every == 0:
