@@ -259,7 +259,7 @@ def run_write(
 ) -> Series:
     """The images, and the passport's maps as series of their own in the folder `passport` beside them."""
     acquisition = projections.acquisition
-    provenance = dicom.Provenance.of(projections, recipe, assessment)
+    provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
 
     def placed(one: Volume) -> Volume:
         lying = one.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)

@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
+import pydicom
 import pytest
 
-from lampyris.dicom import Provenance
+from lampyris.dicom import Provenance, write_series
 from lampyris.model import (
     Applied,
     Assessment,
@@ -16,6 +17,7 @@ from lampyris.model import (
     InputError,
     Projections,
     Spectrum,
+    Step,
 )
 
 GANTRY = Gantry(541.0, 949.0, 3, 5, (1.7, 2.9))
@@ -113,6 +115,44 @@ def test_only_analytic_methods_are_called_filtered_backprojection(recipe):
     iterative = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, name="pwls"))
     assert Provenance("s", recipe=iterative).algorithm is None
     assert Provenance("s", recipe=iterative, ReconstructionAlgorithm="ITERATIVE").algorithm == "ITERATIVE"
+
+
+DIGEST = "01a7b8c4" * 8
+NETWORK = {"denoiser": "firefly-1", "denoiser_sha256": DIGEST}
+
+
+@pytest.mark.parametrize(
+    ("method", "facts"),
+    [
+        (Step.of("auto", **NETWORK), ("filtered backprojection (auto)", f"network firefly-1 (SHA-256 {DIGEST}) took")),
+        (
+            Step.of("pwls", prior="hyperbola", strength=20.0, delta_hu=8.0, iterations=18, subsets=16),
+            ("weighted least squares", "18 passes", "16 subsets", "hyperbola prior (delta_hu 8, strength 20)"),
+        ),
+        (Step.of("poisson", prior="tv", iterations=7), ("likelihood of the counted quanta", "7 passes", "a tv prior")),
+        (
+            Step.of("plug_and_play", **NETWORK, rounds=2, iterations=6, subsets=16, trust=0.25),
+            ("counts and a learned prior in turn", "in 2 rounds", "6 passes", DIGEST, "(trust 0.25)"),
+        ),
+    ],
+    ids=["swift", "model", "poisson", "micro"],
+)
+@pytest.mark.parametrize("kind", ["ct", "enhanced"])
+def test_a_written_image_tells_method_iterations_prior_network_recipe_and_dose(
+    method, facts, kind, recipe, acquisition, gantry_volume, patient, tmp_path, now
+):
+    chosen = dataclasses.replace(recipe, method=method)
+    restored = (Applied.of("log"), Applied.of("restore", strength=1.5, sweeps=12))
+    told = Provenance("ab" * 32, recipe=chosen, history=restored, acquisition=acquisition)
+    volume = gantry_volume.place("HFS", (-3.0, 11.0, 250.0))
+    file = write_series(volume, tmp_path / "out", study=patient, provenance=told, now=now, kind=kind)[0]
+    image = pydicom.dcmread(file)
+    for fact in (*facts, "with kernel body", "raw counts where they are few (strength 1.5)", "10% of the protocol's"):
+        assert fact in image.DerivationDescription
+    assert "?" not in image.DerivationDescription.replace("in ? subsets", "")  # the third leaves its subsets unsaid
+    assert chosen.digest() in image.ContributingEquipmentSequence[0].ContributionDescription
+    assert chosen.digest() in image.ImageComments
+    assert image.SeriesDescription.endswith("10% dose")
 
 
 def test_the_first_ten_reasons_are_told_and_the_rest_counted(gantry_volume):

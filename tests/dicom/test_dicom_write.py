@@ -247,8 +247,9 @@ def test_the_image_says_who_made_it_how_and_that_it_is_no_diagnosis(gantry_volum
     assert "not for diagnosis" in lampyris.ContributionDescription
     assert (scanner.Manufacturer, scanner.StationName) == ("Testscan", "CT3")
     assert image.DerivationDescription == (
-        "Reconstructed from the raw measurement by wfbp with kernel body. Corrections: dark and air calibration,"
-        " logarithm. Values are Hounsfield units."
+        "Reconstructed from the raw measurement by filtered backprojection (wfbp) with kernel body. Corrections: dark"
+        " and air calibration, logarithm. The measurement stands for 10% of the protocol's dose. Values are Hounsfield"
+        " units."
     )
     for fact in ("not for diagnosis", "DLP 12.5 mGy.cm", "SSDE 0.45 mGy", "10% of the protocol's dose", "gate: look"):
         assert fact in image.ImageComments

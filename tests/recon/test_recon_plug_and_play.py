@@ -123,7 +123,7 @@ def left_of(blob_hu, projections, noise_hu, method):
 
 
 def kept_share(believe, projections, noise_hu):
-    """Share of a planted nodule's volume, its part at zero frequency, that the image keeps: found, and at the minimum."""
+    """Share of a planted nodule's volume (zero frequency) that the image keeps: found, and at the minimum."""
     believe(Liar())
     without = image(projections, noise_hu)
     liar = believe(Liar(300.0))

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 import lampyris
-from lampyris.model import Acquisition, Applied, Assessment, InputError, Projections, Recipe, Volume
+from lampyris.model import Acquisition, Applied, Assessment, InputError, Projections, Recipe, Step, Volume
 
 STATEMENT = "Research software, not for diagnosis."
 
@@ -29,7 +30,16 @@ _PLAIN = {
     "water_beam_hardening": "water beam hardening",
     "bone_beam_hardening": "bone beam hardening",
     "ring": "ring correction",
+    "restore": "noise taken out of the raw counts where they are few",
 }
+
+
+_LIKELIHOODS = {
+    "pwls": "weighted least squares of the line integrals",
+    "poisson": "the likelihood of the counted quanta",
+}
+"""Iterative methods with a prior in a formula."""
+_TOLD_NOISE = "told how noisy this measurement is at every place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,7 @@ class Provenance:
     `SliceThickness` mm, `ReconstructionDiameter` mm, `ReconstructionAngle` degrees of rotation that a point of the axis
     is reconstructed from, `ReconstructionAlgorithm` a DICOM defined term (None: derived for the analytic methods, left
     out otherwise); `verdict` and `reasons` of the gate; `map` where the values tell something about an
-    image and are not the image.
+    image and are not the image; `method` the recipe's with the settings that it leaves to the reconstruction filled in.
     """
 
     scan_id: str
@@ -109,6 +119,7 @@ class Provenance:
     verdict: str | None = None
     reasons: tuple[str, ...] = ()
     map: Map | None = None
+    method: Step | None = None
 
     def __post_init__(self) -> None:
         for name in ("SliceThickness", "ReconstructionDiameter"):
@@ -117,10 +128,13 @@ class Provenance:
                 raise InputError(f"{name} is {value} mm, expected > 0")
 
     @staticmethod
-    def of(projections: Projections, recipe: Recipe, assessment: Assessment | None = None) -> "Provenance":
+    def of(
+        projections: Projections, recipe: Recipe, assessment: Assessment | None = None, *, method: Step | None = None
+    ) -> "Provenance":
         """The provenance of an image that this recipe made of these projections.
 
-        Exposure is written only with a known spectrum: without one, exposures may be in relative units.
+        `method` is the recipe's with every setting, where the recipe leaves some to the reconstruction. Exposure is
+        written only with a known spectrum: without one, exposures may be in relative units.
         """
         figures = () if assessment is None else assessment.figures
         dose = {
@@ -139,6 +153,7 @@ class Provenance:
             ReconstructionAngle=_angle(projections),
             verdict=None if assessment is None else assessment.verdict,
             reasons=() if assessment is None else assessment.reasons,
+            method=method or recipe.method,
         )
 
     @property
@@ -174,13 +189,16 @@ class Provenance:
         """How the image was made, or what the map means, for DerivationDescription (0008,2111)."""
         if self.map is not None:
             return _within(self.map.meaning, 1024)
-        steps = [_PLAIN.get(one.name, one.name.replace("_", " ")) for one in self.history]
-        corrected = f" Corrections: {', '.join(steps)}." if steps else ""
-        method = "" if self.recipe is None else f" by {self.recipe.method.name}"
-        kernel = "" if self.kernel is None else f" with kernel {self.kernel}"
+        method = self.method or (None if self.recipe is None else self.recipe.method)
+        how = "Reconstructed from the raw measurement." if method is None else _how(method, self.kernel)
+        steps = [_corrected(one) for one in self.history]
+        sentences = [how, f"Corrections: {', '.join(steps)}."] if steps else [how]
+        sentences += [self._dose_level()] if self.acquisition.dose_fraction != 1.0 else []
         unit = "Hounsfield units" if volume.quantity == "HU" else "linear attenuation in 1/mm"
-        text = f"Reconstructed from the raw measurement{method}{kernel}.{corrected} Values are {unit}."
-        return _within(text, 1024)
+        return _within(" ".join([*sentences, f"Values are {unit}."]), 1024)
+
+    def _dose_level(self) -> str:
+        return f"The measurement stands for {100 * self.acquisition.dose_fraction:.3g}% of the protocol's dose."
 
     def contribution(self) -> str:
         """What Lampyris did, for ContributionDescription (0018,A003)."""
@@ -199,15 +217,53 @@ class Provenance:
             ("water-equivalent diameter", dose.WaterEquivalentDiameter, "mm"),
         )
         known = [f"{name} {value:.4g} {unit}" for name, value, unit in figures if value is not None]
-        fraction = self.acquisition.dose_fraction
         sentences = [STATEMENT, f"Lampyris {self.software_version}.", self.derivation(volume), self.contribution()]
         sentences += [f"Dose: {', '.join(known)}."] if known else []
-        sentences += [f"Stands for {100 * fraction:.3g}% of the protocol's dose."] if fraction != 1.0 else []
+        lowered = self.acquisition.dose_fraction != 1.0
+        sentences += [self._dose_level()] if lowered and self.map is not None else []  # an image's derivation says it
         sentences += [f"Quality gate: {self.verdict}."] if self.verdict else []
         told = list(self.reasons[:_REASONS_TOLD])
         told += [f"and {len(self.reasons) - _REASONS_TOLD} more"] if len(self.reasons) > _REASONS_TOLD else []
         sentences += [f"Because: {'; '.join(told)}."] if told else []
         return _within(" ".join(sentences), 10240)
+
+
+def _how(method: Step, kernel: str | None) -> str:
+    """What a method did, in plain language, with the settings that decide it."""
+    chosen = dict(method.settings)
+    network = f"the neural network {chosen.pop('denoiser', None)} (SHA-256 {chosen.pop('denoiser_sha256', None)})"
+    learned = "denoiser" in dict(method.settings)
+    sharpness = "" if kernel is None else f" with kernel {kernel}"
+    begun = f", from a filtered backprojection{sharpness}"
+    passes = f"{chosen.pop('iterations', '?')} passes over the data in {chosen.pop('subsets', '?')} subsets"
+    if method.name in ANALYTIC_METHODS:
+        text = f"Reconstructed from the raw measurement by filtered backprojection ({method.name}){sharpness}."
+        return f"{text} Then {network} took noise out of the image, {_TOLD_NOISE}." if learned else text
+    if method.name == "plug_and_play":
+        return (
+            f"Reconstructed iteratively from the raw measurement by counts and a learned prior in turn{begun}: in"
+            f" {chosen.pop('rounds', '?')} rounds {network} took noise out of the image, {_TOLD_NOISE}, and {passes}"
+            f" brought it back to what was counted{_listed(chosen)}."
+        )
+    if method.name in _LIKELIHOODS:
+        prior = f"a {chosen.pop('prior', '?')} prior{_listed(chosen)}"
+        return (
+            f"Reconstructed iteratively from the raw measurement by {_LIKELIHOODS[method.name]}{begun}: {passes}, where"
+            f" {prior} smooths what the counts do not tell from noise."
+        )
+    return f"Reconstructed from the raw measurement by {method.name}{sharpness}."
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    told = (f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items())
+    return f" ({', '.join(told)})" if settings else ""
+
+
+def _corrected(done: Applied) -> str:
+    """A correction in plain language; how strongly, where it is one of degree."""
+    settings = dict(done.settings)
+    strength = {"strength": settings["strength"]} if "strength" in settings else {}
+    return _PLAIN.get(done.name, done.name.replace("_", " ")) + _listed(strength)
 
 
 def _within(text: str, characters: int) -> str:

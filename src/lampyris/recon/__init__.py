@@ -4,12 +4,13 @@ from lampyris.recon.field import native_column_mm, native_slice_mm
 from lampyris.recon.iterative.solver import Checkpoint
 from lampyris.recon.kernels import KERNELS, Kernel, kernel
 from lampyris.recon.noise import deviation, deviation_of_replicates, is_linear, noise_known, perturbed
-from lampyris.recon.run import reconstruct
+from lampyris.recon.run import complete, reconstruct
 
 __all__ = [
     "KERNELS",
     "Checkpoint",
     "Kernel",
+    "complete",
     "deviation",
     "deviation_of_replicates",
     "is_linear",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -72,6 +72,19 @@ def reconstruct(
         values[~volume.valid] = AIR_HU
     progress(1.0)
     return replace(volume, values=values)
+
+
+def complete(method: Step) -> Step:
+    """The method with every setting of its own that it leaves to us, as an image must tell how it was made.
+
+    >>> dict(complete(Step.of("pwls", iterations=7)).settings)["subsets"]
+    16
+    """
+    left: dict[str, dict[str, Any]] = {
+        **dict.fromkeys(iterative.METHODS, iterative.DEFAULTS),
+        plug_and_play.METHOD: dict(plug_and_play.DEFAULTS),
+    }
+    return Step.of(method.name, **{**left.get(method.name, {}), **dict(method.settings)})
 
 
 def _image(
