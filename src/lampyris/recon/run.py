@@ -62,9 +62,9 @@ def reconstruct(
     learned, plain = _without_denoiser(method)
     if learned is None:
         return _image(projections, plain, kernel, grid, progress, checkpoint)
-    volume = _image(projections, plain, kernel, grid, lambda done: progress(0.8 * done))
-    if volume.quantity != "HU":
+    if projections.water_per_mm is None:
         raise RecipeError("a denoiser works in HU, and the attenuation of water is not known here: leave it out")
+    volume = _image(projections, plain, kernel, grid, lambda done: progress(0.8 * done))
     noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=reconstruct, image=volume)
     progress(0.9)
     values = learned.denoise(volume.values, noise)
