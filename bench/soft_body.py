@@ -48,10 +48,10 @@ class Ellipsoid:
 BODY = (
     Ellipsoid((0.0, 0.0, 0.0), (97.0, 19.0, 66.0), WATER),
     Ellipsoid((-46.0, 0.0, 11.0), (28.0, 14.0, 33.0), -0.75 * WATER),
-    Ellipsoid((-41.0, 2.0, 14.0), (7.0, 7.0, 7.0), 0.75 * WATER),
-    Ellipsoid((41.0, 3.0, -24.0), (11.0, 9.0, 11.0), 0.8 * WATER),
+    Ellipsoid((-41.0, 2.0, 14.0), (10.0, 10.0, 10.0), 0.75 * WATER),
+    Ellipsoid((41.0, 3.0, -24.0), (12.0, 10.0, 12.0), 0.8 * WATER),
     Ellipsoid((30.0, -4.0, 27.0), (14.0, 12.0, 14.0), 0.05 * WATER),
-    Ellipsoid((67.0, 1.0, 6.0), (8.0, 8.0, 8.0), 0.15 * WATER),
+    Ellipsoid((67.0, 1.0, 6.0), (10.0, 10.0, 10.0), 0.15 * WATER),
 )
 
 
@@ -96,7 +96,7 @@ class Scene:
 
     def divided(self, parts: int) -> Geometry:
         """Every cell in parts × parts."""
-        rows, columns = (parts * int(np.ceil(mm / self.cell_mm)) for mm in (114.0, 430.0))
+        rows, columns = (parts * int(np.ceil(mm / self.cell_mm)) for mm in (124.0, 430.0))
         gantry = Gantry(SOURCE_MM, DETECTOR_MM, rows, columns, (self.cell_mm / parts, self.cell_mm / parts), False)
         return Geometry.circular(gantry, np.arange(self.views) * 360.0 / self.views)
 
