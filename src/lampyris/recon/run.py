@@ -226,8 +226,8 @@ def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
 
 
 def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
-    def noise(like: Grid) -> Float32:
-        return deviation(scan.projections, Step("auto"), scan.kernel.name, scan.request, like, reconstruct=reconstruct)
+    def noise(request: GridRequest, like: Grid) -> Float32:
+        return deviation(scan.projections, Step("auto"), scan.kernel.name, request, like, reconstruct=reconstruct)
 
     return plug_and_play.image(
         scan.projections,

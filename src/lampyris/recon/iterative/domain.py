@@ -141,12 +141,13 @@ class Rays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
-    """A scan prepared for iteration; `start` is the analytic image on `lattice.grid`, without NaN."""
+    """A scan prepared for iteration; `start` is the analytic image on `lattice.grid`, without NaN, `request` gave it."""
 
     projections: Projections
     fidelity: Fidelity
     lattice: Lattice
     start: Float32
+    request: GridRequest
     spans: tuple[Span, ...]
     body: Circle
     outer: tuple[Float32, Grid] | None
@@ -203,7 +204,8 @@ def prepare(
     taps = box_taps(request.slice_thickness_mm, height).astype(np.float32)
     inner = _inner(image_grid, stride, len(taps))
     thin_request = _thin(request, image_grid, height, row_mm)
-    thin, thin_grid = (image, image_grid) if stride == len(taps) == 1 else analytic(thin_request)
+    asked = request if stride == len(taps) == 1 else thin_request
+    thin, thin_grid = (image, image_grid) if asked is request else analytic(asked)
     margin = margin_slices(projections.geometry, body, _edges(inner), height)
     pad = math.ceil(WIDER * image_grid.shape[1]) if seen.truncated > TRUNCATED_VIEWS else 0
     grid = _grown(inner, margin, pad)
@@ -212,7 +214,7 @@ def prepare(
     outer = _outer(projections.geometry, grid, thin_request, analytic)
     start = _placed(thin, thin_grid, lattice)
     start[:, beyond(grid, max(measured_reach(projections.geometry)))] = 0.0
-    return Domain(projections, fidelity, lattice, start, spans, body, outer)
+    return Domain(projections, fidelity, lattice, start, asked, spans, body, outer)
 
 
 def rays_within(geometry: Geometry, body: Circle, ends: tuple[float, float]) -> Bool:

@@ -25,7 +25,7 @@ from lampyris.recon.iterative.solver import Checkpoint, Settings
 from lampyris.recon.learned.denoiser import Denoiser
 
 METHOD = "plug_and_play"
-DEFAULTS = {"rounds": 2, "iterations": 6, "subsets": 16, "trust": 0.25, "left": 0.4}
+DEFAULTS = {"rounds": 2, "iterations": 3, "subsets": 16, "trust": 0.25, "left": 0.4}
 """`rounds` of `iterations` passes in `subsets`; `trust` is τ in units of the analytic image's noise, `left` the share
 of that noise which the network is told of from the second round on."""
 LEAST_HU = 1.0
@@ -73,13 +73,13 @@ def image(
     progress: Progress,
     *,
     analytic: Analytic,
-    noise: Callable[[Grid], Float32],
+    noise: Callable[[GridRequest, Grid], Float32],
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Float32, Grid]:
     """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
 
-    `analytic` makes the image that the first round denoises, with `kernel`; `noise(grid)` is its standard deviation in
-    HU. Settings: `denoiser`, `denoiser_sha256`, and those of `DEFAULTS`. Raises RecipeError, also where water or the
+    `analytic` makes the image that the first round denoises, with `kernel`; `noise(request, grid)` is the
+    standard deviation, HU, of the one that is asked for like that, on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of `DEFAULTS`. Raises RecipeError, also where water or the
     scan's noise is not known, InputError, DivergenceError.
     """
     plan = Plan.of(method)
@@ -87,7 +87,7 @@ def image(
     domain = prepare(
         projections, WeightedSquares(projections.integrals, expected_weights(projections.weights)), request, analytic
     )
-    level = on_lattice(noise(domain.lattice.image_grid), domain.lattice)
+    level = on_lattice(noise(domain.request, domain.lattice.image_grid), domain.lattice)
     tau = np.maximum(plan.trust * level, np.float32(LEAST_HU)) * np.float32(water / 1000)
     precision = 1 / np.square(tau)
     key = key_of(projections, method, kernel, request)
