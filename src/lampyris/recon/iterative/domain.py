@@ -141,7 +141,7 @@ class Rays:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
-    """A scan prepared for iteration; `start` is the analytic image on `lattice.grid`, without NaN, `request` gave it."""
+    """A scan prepared for iteration; `start` is the analytic image of `request` on `lattice.grid`, without NaN."""
 
     projections: Projections
     fidelity: Fidelity

@@ -78,9 +78,9 @@ def image(
 ) -> tuple[Float32, Grid]:
     """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
 
-    `analytic` makes the image that the first round denoises, with `kernel`; `noise(request, grid)` is the
-    standard deviation, HU, of the one that is asked for like that, on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of `DEFAULTS`. Raises RecipeError, also where water or the
-    scan's noise is not known, InputError, DivergenceError.
+    `analytic` makes the image that the first round denoises, with `kernel`; `noise(request, grid)` is the standard
+    deviation, HU, of the image of that request on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of
+    `DEFAULTS`. Raises RecipeError, also where water or the scan's noise is not known, InputError, DivergenceError.
     """
     plan = Plan.of(method)
     water = _water(projections)
