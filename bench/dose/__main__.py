@@ -8,6 +8,7 @@ import argparse
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/evidence/dose.md and its pictures")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--methods", default="routine,swift,model,micro")
-    parser.add_argument("--only", nargs="*", default=None, help="make the images of these scenes and stop")
-    parser.add_argument("--images", action="store_true", help="make all images and stop")
+    parser.add_argument("--doses", default="0.2,0.1")
+    parser.add_argument("--only", nargs="*", default=names(), help="these scenes and the sections that need no other")
+    parser.add_argument("--images", action="store_true", help="make the images and stop")
     chosen = parser.parse_args()
-    scope = tables.Scope(tuple(chosen.methods.split(",")), seeds=chosen.seeds)
-    make(chosen.only or names(), scope)
-    if chosen.images or chosen.only:
+    doses = tuple(float(each) for each in chosen.doses.split(","))
+    scope = tables.Scope(tuple(chosen.methods.split(",")), doses, chosen.seeds)
+    make(tuple(chosen.only), scope)
+    if chosen.images:
         return
-    text = "\n".join(document(scope))
+    text = "\n".join(document(tuple(chosen.only), scope))
     if chosen.write:
         (EVIDENCE / "dose.md").write_text(text + "\n", "utf-8")
     print(text)
@@ -51,47 +54,68 @@ def make(scenes: tuple[str, ...], scope: tables.Scope) -> None:
                 print(f"{name}: {method} {tables.fraction(dose)}, seed {seed}: {made.seconds:.1f} s", flush=True)
 
 
-def document(scope: tables.Scope) -> list[str]:
-    """The whole page."""
+def document(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
+    """The page, with the sections that the scenes allow."""
+    called = " ".join(sys.argv[1:])
     lines = [
         "# Computation for dose: the evidence",
         "",
-        f"Printed by `python -m bench.dose --write --seeds {scope.seeds}`, commit {_commit()}, {platform.machine()},"
-        f" {os.cpu_count()} threads. Everything was scanned by the virtual scanner (64-row preset, {MAS:g} mAs per turn"
-        " at 120 kV as the full dose, polychromatic, compound-Poisson and electronic noise); every method met the same"
-        " raw data. No scene was seen in training. ± is half of the 95 % interval over seeds.",
+        f"Printed by `python -m bench.dose {called}`, commit {_commit()}, {platform.machine()}, {os.cpu_count()}"
+        f" threads. Everything was scanned by the virtual scanner (64-row preset, {MAS:g} mAs per turn at 120 kV as the"
+        " full dose, polychromatic, compound-Poisson and electronic noise); every method met the same raw data. No"
+        f" scene was seen in training. {scope.seeds} seeds; ± is half of the 95 % interval over them, which two seeds"
+        " make very wide.",
         "",
+    ]
+    if left := [name for name in names() if name not in scenes]:
+        lines += [f"Not made in this run: {', '.join(left)}.", ""]
+    main_scenes, new = [tuple(each for each in group if each in scenes) for group in (MAIN, NEW)]
+    lines += [*_errors(main_scenes, scope), *_tasks(scenes, scope)]
+    if new:
+        lines += ["## Where nothing was trained on", "", *tables.generalisation(new, scope)]
+    lines += ["## Failures", "", pictures.failures((*main_scenes, *new), scope, EVIDENCE), ""]
+    return [*lines, "## Seconds of correction and reconstruction", "", *tables.times(scenes, scope)]
+
+
+def _errors(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
+    lines = [
         "## Root-mean-square error against the truth",
         "",
         "Bias here is all that neither noise nor a shift-invariant blur explains; in bone most of it is beam hardening,"
         " which no recipe of the body corrects.",
         "",
     ]
-    for name in MAIN:
+    for name in scenes:
         lines += [*tables.rmse(name, scope), pictures.side_by_side(name, scope, EVIDENCE), ""]
     lines += ["## Which frequencies hold it back", ""]
-    lines += tables.bands("abdomen", "soft", scope) + tables.bands("thorax", "lung", scope)
-    lines += ["## Mean CT number of organs", "", *tables.organs("abdomen", scope)]
-    lines += ["## Resolution by contrast", "", "Edges of rods of 25 mm in 32 cm of water, mean of the seeds.", ""]
-    lines += [
-        *tables.resolution(scope.lowest()),
-        "## Solid nodules in lung: error of the volume",
-        "",
-        *tables.nodules(scope),
-    ]
-    lines += ["## Emphysema: LAA-950 in percent", "", *tables.emphysema(scope)]
-    lines += [
-        "## Low contrast",
-        "",
-        "d′ of the channelised Hotelling observer (6 difference-of-Gaussian channels) with its exact 95 % interval."
-        " Slices of one scan serve as samples, so that the interval is too narrow where they are correlated. No claim"
-        " is made beyond it: what the counts do not hold no recipe can show.",
-        "",
-        *tables.contrast(scope.lowest()),
-    ]
-    lines += ["## Where nothing was trained on", "", *tables.generalisation(NEW, scope)]
-    lines += ["## Failures", "", pictures.failures((*MAIN, *NEW), scope, EVIDENCE), ""]
-    return [*lines, "## Seconds of correction and reconstruction", "", *tables.times((*MAIN, *NEW), scope)]
+    for name, tissue in (("abdomen", "soft"), ("thorax", "lung")):
+        if name in scenes:
+            lines += tables.bands(name, tissue, scope)
+    return lines
+
+
+def _tasks(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
+    """Organs, resolution, nodules, emphysema, low contrast: each from its own scene."""
+    lowest, lines = scope.lowest(), list[str]()
+    if "abdomen" in scenes:
+        lines += ["## Mean CT number of organs", "", *tables.organs("abdomen", scope)]
+    if "rods" in scenes:
+        lines += ["## Resolution by contrast", "", "Edges of rods of 25 mm in 32 cm of water, mean of the seeds."]
+        lines += ["", *tables.resolution(lowest)]
+    if "thorax" in scenes:
+        lines += ["## Solid nodules in lung: error of the volume", "", *tables.nodules(scope)]
+        lines += ["## Emphysema: LAA-950 in percent", "", *tables.emphysema(scope)]
+    if "contrast" in scenes:
+        lines += [
+            "## Low contrast",
+            "",
+            "d′ of the channelised Hotelling observer (6 difference-of-Gaussian channels) with its exact 95 % interval."
+            " Slices of one scan serve as samples, so that the interval is too narrow where they are correlated. No"
+            " claim is made beyond it: what the counts do not hold no recipe can show.",
+            "",
+            *tables.contrast(lowest),
+        ]
+    return lines
 
 
 def _commit() -> str:

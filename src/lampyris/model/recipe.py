@@ -62,7 +62,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Name, version, corrections in order, method, kernel, grid, how the passport is made, and the gate's limits."""
+    """Name, version, corrections in order, method, kernel, grid, the gate's limits, and how the passport is made."""
 
     name: str
     version: str
@@ -71,8 +71,8 @@ class Recipe:
     method: Step
     kernel: str
     grid: GridRequest = field(default_factory=GridRequest)
-    passport: Step = Step("half_scan")
     limits: tuple[Limit, ...] = ()
+    passport: Step = Step("half_scan")
 
     def as_dict(self) -> dict[str, Any]:
         grid = {name: getattr(self.grid, name) for name in GridRequest.__slots__}

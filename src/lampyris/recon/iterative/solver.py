@@ -61,8 +61,7 @@ class Settings:
 
     `prior_per_pass` is how often the prior's gradient is evaluated in a pass (None: for every subset); between, the
     last one is used. Where the prior outweighs the data, momentum on a stale gradient diverges.
-    `least` is the lowest value allowed, 1/mm; −inf where a prior already knows air to be air: cutting at 0 what noise
-    is left in it would give air a mean above 0, and take that from the body.
+    `least` is the lowest value allowed, 1/mm; −inf makes the problem of a quadratic prior a linear one.
     """
 
     strength: float = 1.0
