@@ -9,6 +9,8 @@ import pytest
 from lampyris import recipes
 from lampyris.model import Recipe, RecipeError
 from lampyris.quality import limits
+from lampyris.recon.iterative import plug_and_play
+from lampyris.recon.iterative.run import DEFAULTS
 
 METHODS = ("routine", "swift", "model", "micro")
 REGIONS = ("", "-lung", "-bone", "-head", "-child")
@@ -71,6 +73,13 @@ def test_the_limits_of_a_recipe_are_those_of_the_data_file(method: str, region: 
 def test_where_bone_is_dense_its_hardening_is_corrected(region: str) -> None:
     for method in METHODS:
         assert recipes.recipe(method + region).corrections[-1].name == "bone_beam_hardening"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("model", DEFAULTS), ("micro", plug_and_play.DEFAULTS)])
+def test_the_digest_covers_what_an_iteration_does(name: str, settings: dict[str, object]) -> None:
+    """A setting left to a default of the code could change without the recipe's digest changing."""
+    for region in REGIONS:
+        assert set(settings) <= set(dict(recipes.recipe(name + region).method.settings))
 
 
 def test_a_recipe_with_an_unknown_entry_is_refused() -> None:

@@ -25,7 +25,7 @@ from lampyris.recon.iterative.solver import Checkpoint, Settings
 from lampyris.recon.learned.denoiser import Denoiser
 
 METHOD = "plug_and_play"
-DEFAULTS = {"rounds": 2, "iterations": 3, "subsets": 16, "trust": 0.25, "left": 0.4}
+DEFAULTS = {"rounds": 2, "iterations": 6, "subsets": 16, "trust": 0.25, "left": 0.4}
 """`rounds` of `iterations` passes in `subsets`; `trust` is τ in units of the analytic image's noise, `left` the share
 of that noise which the network is told of from the second round on."""
 LEAST_HU = 1.0
