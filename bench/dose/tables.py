@@ -7,7 +7,8 @@ from scipy import stats
 
 from bench.dose import measure
 from bench.dose.scenes import SLICES, scene
-from lampyris.model import Float64, InputError
+from lampyris.model import Float64
+from lampyris.quality.tasks.organs import OrganBias
 
 FULL = ("routine", 1.0)
 """Method and dose that everything is compared with."""
@@ -195,14 +196,6 @@ def estimate(one: measure.Estimate) -> str:
     return f"{one.mean:.1f}{reach}"
 
 
-def _organ(one: object) -> str:
-    from lampyris.quality.tasks.organs import OrganBias
-
-    assert isinstance(one, OrganBias)
+def _organ(one: OrganBias) -> str:
     reach = "" if one.interval is None else f" ± {(one.interval[1] - one.interval[0]) / 2:.1f}"
     return f"{one.bias:+.1f}{reach}"
-
-
-def guarded(section: object) -> str:
-    """What a section says when it could not be measured."""
-    return f"not measured: {section}" if isinstance(section, InputError) else str(section)

@@ -51,10 +51,11 @@ def reconstruct(
     `method` "auto" takes "fbp" for parallel rays and single-row fans, "fdk" for a cone beam with the table at rest and
     "wfbp" for a helix or a flying focal spot. Settings: "wfbp" `flat_share` 0 … 1, the share of the detector's height
     that counts fully (default 0.6); `denoiser` and `denoiser_sha256`, a learned prior that takes the noise out of the
-    analytic image, told how much there is by `noise.deviation`. `kernel` names one of `kernels.KERNELS`. HU =
-    1000·(μ − μ_w)/μ_w with the
-    projections' `water_per_mm`. Voxels that the scan did not see whole (beyond the scan field; in a helix' outer slices
-    beside the body) are air, and `valid` is False there.
+    analytic image, told how much there is by `noise.deviation`. "pwls", "poisson" and "plug_and_play" iterate; their
+    settings stand in `iterative.run` and `iterative.plug_and_play`, and `checkpoint` keeps their state. `kernel` names
+    one of `kernels.KERNELS`; iterative methods start from its image. HU = 1000·(μ − μ_w)/μ_w with the projections'
+    `water_per_mm`. Voxels that the scan did not see whole (beyond the scan field; in a helix' outer slices beside the
+    body) are air, and `valid` is False there.
 
     Raises RecipeError for an unknown or unfit method, kernel or setting, GeometryError for a geometry that the method
     cannot take, InputError for slices that the scan does not cover; the message says what would do.

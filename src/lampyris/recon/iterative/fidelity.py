@@ -127,9 +127,8 @@ def expected_weights(weights: Float32) -> Float32:
     """Weights (views, rows, columns) that no longer follow the noise of their own ray: means over `WINDOW` neighbours.
 
     A weight taken from a noisy count is high where the count is too high, that is where the integral is too low: the
-    weighted mean of rays of n quanta each is then too low by 1/n (Fessler 1996, IEEE Trans. Image Process. 5:493,
-    sec. V, [check]), 6 HU at a tenth of the dose behind 32 cm of water. A mean over 63 rays leaves 1/63 of that. Rays
-    of weight 0 stay so and count nothing. InputError as of `WeightedSquares`.
+    weighted mean of rays of n quanta each is then too low by 1/n (cov(N, −ln N)/⟨N⟩). A mean over 63 rays leaves 1/63
+    of that. Rays of weight 0 stay so and count nothing. Raises InputError as `WeightedSquares`.
     """
     for part in _parts(weights.shape):
         w = weights[part]
