@@ -178,6 +178,7 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
     """
     if recipe.passport.name == "none":
         return Passport()
+    wanted = _wanted_passport(recipe)
     lattice = quality.map_grid(volume.grid)
     plain = recipe if recon.is_linear(recipe.method) else dataclasses.replace(recipe, method=Step("auto"))
 
@@ -196,28 +197,33 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
     frequency = np.linspace(0.0, 0.5 / column_mm, 257)
     theory = recon.kernel(recipe.kernel).ttf(frequency, column_mm, column_mm)
     transfer = quality.Transfer(frequency, theory, f"theory of the kernel {recipe.kernel}")
-    if plain is recipe and recipe.passport.name == "half_scan":
+    if recipe.passport.name == "half_scan":
         return quality.passport(volume, noise, transfer=transfer, how=(("method", "wild bootstrap"),))
     reference = None if plain is recipe else quality.Analytic(image, noise)
     if reference is not None:
         transfer = dataclasses.replace(transfer, origin=transfer.origin + ", assumed: the method is not linear")
     if not recon.noise_known(projections):
         return quality.passport(volume, None, analytic=reference, transfer=transfer)
-    found, how = _replicated(volume, projections, recipe, lattice)
+    found, how = _replicated(volume, projections, recipe, wanted, lattice)
     return quality.passport(volume, as_map(found), analytic=reference, transfer=transfer, how=how)
 
 
-def _replicated(
-    volume: Volume, projections: Projections, recipe: Recipe, lattice: Grid
-) -> tuple[Float32, tuple[tuple[str, Any], ...]]:
-    """Noise of the image from images of perturbed scans, and how it was found."""
-    chosen = {"count": 1, "share": 0.5, "seed": 0}
-    if recipe.passport.name != "replicates" or set(dict(recipe.passport.settings)) - set(chosen):
+def _wanted_passport(recipe: Recipe) -> dict[str, Any]:
+    """Settings of the replicates; RecipeError, before any work, for a passport that the method cannot have."""
+    chosen, given = {"count": 1, "share": 0.5, "seed": 0}, dict(recipe.passport.settings)
+    halves = recipe.passport.name == "half_scan" and recon.is_linear(recipe.method) and not given
+    if not halves and (recipe.passport.name != "replicates" or set(given) - set(chosen)):
         raise RecipeError(
             f"passport {recipe.passport.as_dict()} for method {recipe.method.name!r}: expected none, half_scan"
             " (analytic methods alone) or replicates with count, share, seed"
         )
-    chosen |= dict(recipe.passport.settings)
+    return chosen | given
+
+
+def _replicated(
+    volume: Volume, projections: Projections, recipe: Recipe, chosen: dict[str, Any], lattice: Grid
+) -> tuple[Float32, tuple[tuple[str, Any], ...]]:
+    """Noise of the image from images of perturbed scans, and how it was found."""
     rng = np.random.default_rng(int(chosen["seed"]))
     images = [
         run_reconstruct(recon.perturbed(projections, rng, share=chosen["share"]), recipe, silent, None)

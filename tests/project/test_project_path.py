@@ -1,9 +1,22 @@
 """The table of stations: nothing waits for what nobody gives, and routes are found or refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from lampyris import path
-from lampyris.model import Assessment, ProgramError, Projections, RawScan, Recipe, RecipeError, Study, Volume
+from lampyris.model import (
+    Assessment,
+    ProgramError,
+    Projections,
+    RawScan,
+    Recipe,
+    RecipeError,
+    Step,
+    Study,
+    Volume,
+    silent,
+)
 
 GIVEN = {path.Subject, path.ScanOrder, Recipe, path.Reference, Study, path.Destination}
 
@@ -45,3 +58,16 @@ def test_an_unknown_recipe_lists_the_known():
 @pytest.mark.parametrize("name", ["routine", "industrial"])
 def test_a_known_recipe_bears_its_name(name):
     assert path.recipe(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [("auto", Step("whole_scan")), ("pwls", Step("half_scan")), ("pwls", Step.of("replicates", number=2))],
+)
+def test_a_passport_that_a_method_cannot_have_is_refused_before_any_work(method, wanted):
+    """Neither image nor projections are looked at: there are none."""
+    recipe = replace(path.recipe("routine"), method=Step(method), passport=wanted)
+    with pytest.raises(
+        RecipeError, match=f"passport .*{wanted.name}.* for method '{method}': expected none, half_scan"
+    ):
+        path.run_passport(None, None, recipe, silent)
