@@ -27,6 +27,14 @@ BLOCK = 8
 CHUNK_BYTES = 1 << 28
 """Most memory for projections laid out anew at one time."""
 _FIELDS = len(ray.View._fields)
+EDGES = TILE + 8
+"""Corners worked out along c: TILE + 1, rounded up to whole vectors."""
+FIRST, LAST, TOP, STEP, CHORD, SHARE_1, SHARE_2, SHARE_3, SHARE_4 = (TILE * k for k in range(9))
+CORNER_1, CORNER_2, CORNER_3, CORNER_4 = (TILE * k for k in range(9, 13))
+"""Where, in the footprints of a row of voxel columns, each field begins: first detector column and the one after the
+last, first edge in detector rows and rows per slice, chord in mm, shares of the first `MAX_COLUMNS` detector columns,
+and the four corners that they come from."""
+FIELDS = 13
 
 
 class Walk(NamedTuple):
@@ -45,6 +53,10 @@ class Walk(NamedTuple):
     image_run: int
     row_lead: int
     row_run: int
+    line_run: int
+    """A row of detector columns blended into one, with room for whole vectors before and behind."""
+    piece_run: int
+    """A voxel column of a tile under way."""
     finest: int
     """Most boxes that one row or one slice is cut into."""
 
@@ -84,7 +96,8 @@ def _walk(plan: Plan) -> Walk:
     finest = max(math.ceil(1 / least / MAX_WIDTH), math.ceil(most / MAX_WIDTH))
     return Walk(
         plan.kind, slices, high, wide, *plan.spacing_mm, plan.rows, plan.columns,
-        image_lead, _odd(image_lead + slices), row_lead, _odd(plan.rows), finest,
+        image_lead, _odd(image_lead + slices), row_lead, _odd(plan.rows),
+        _odd(2 * row_lead + plan.rows + 2 * LANES), _odd(slices), finest,
     )  # fmt: skip
 
 
@@ -107,42 +120,71 @@ def _view(numbers):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _corners(walk, view, r0, c0, edges):  # type: ignore[no-untyped-def]
-    """Column coordinates of the (TILE + 1)² corners of a tile's voxels."""
-    for i in range(min(TILE, walk.high - r0) + 1):
+def _feet(walk, view, r0, c0, edges, feet):  # type: ignore[no-untyped-def]
+    """Footprints of a tile's voxel columns, compiled for each kind of beam: its loops then hold no branch on it."""
+    if walk.kind == ray.PARALLEL:
+        _feet_of(ray.PARALLEL, walk, view, r0, c0, edges, feet)
+    elif walk.kind == ray.FLAT:
+        _feet_of(ray.FLAT, walk, view, r0, c0, edges, feet)
+    else:
+        _feet_of(ray.CURVED, walk, view, r0, c0, edges, feet)
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+def _feet_of(kind, walk, view, r0, c0, edges, feet):  # type: ignore[no-untyped-def]
+    """Field by field and a whole tile at a time, so that the compiler makes vectors of it; see `FIELDS` for `feet`.
+
+    Columns of the tile beyond the grid are worked out too, and never used.
+    """
+    columns = float(walk.columns)
+    for i in range(TILE + 1):
         r = (r0 + i - 0.5) * walk.height
-        for j in range(min(TILE, walk.wide - c0) + 1):
+        for j in range(EDGES):
             c = (c0 + j - 0.5) * walk.width
-            edges[i, j] = ray.column(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
+            edges[i * EDGES + j] = ray.column(kind, view, ray.magnification(kind, view, r, c), r, c)
+    for i in range(TILE):
+        r = (r0 + i) * walk.height
+        for j in range(TILE):
+            c = (c0 + j) * walk.width
+            e = i * EDGES + j
+            p, q, s, t = ray.ascending(edges[e], edges[e + 1], edges[e + EDGES], edges[e + EDGES + 1])
+            first = float(np.int32(min(max(p, 0.0), columns)))
+            origin, slope = ray.axial(kind, view, ray.magnification(kind, view, r, c), r, c)
+            step = slope * walk.thickness
+            n = i * TILE * FIELDS + j
+            feet[n + FIRST] = first
+            feet[n + LAST] = columns - float(np.int32(columns - min(max(t, 0.0), columns)))
+            feet[n + TOP], feet[n + STEP] = origin - 0.5 * step, step
+            feet[n + CHORD] = ray.chord(kind, view, r, c, walk.height, walk.width)
+            corners = p, q, s, t
+            zero = ray.trapezoid_below(first, corners)
+            one = ray.trapezoid_below(first + 1.0, corners)
+            two = ray.trapezoid_below(first + 2.0, corners)
+            three = ray.trapezoid_below(first + 3.0, corners)
+            four = ray.trapezoid_below(first + 4.0, corners)
+            feet[n + SHARE_1], feet[n + SHARE_2] = one - zero, two - one
+            feet[n + SHARE_3], feet[n + SHARE_4] = three - two, four - three
+            feet[n + CORNER_1], feet[n + CORNER_2], feet[n + CORNER_3], feet[n + CORNER_4] = p, q, s, t
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _meeting(walk, view, edges, r0, c0, i, j):  # type: ignore[no-untyped-def]
-    """How the voxel column (i, j) of a tile meets the detector: corners in columns, chord, first edge in rows, step."""
-    corners = ray.ascending(edges[i, j], edges[i, j + 1], edges[i + 1, j], edges[i + 1, j + 1])
-    r, c = (r0 + i) * walk.height, (c0 + j) * walk.width
-    origin, slope = ray.axial(walk.kind, view, ray.magnification(walk.kind, view, r, c), r, c)
-    step = slope * walk.thickness
-    return corners, ray.chord(walk.kind, view, r, c, walk.height, walk.width), origin - 0.5 * step, step
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+def _weights(feet, n, begun, factor):  # type: ignore[no-untyped-def]
+    """Shares of up to four detector columns, from the `begun`-th of the shadow on, times `factor`."""
+    if begun == 0:
+        one, two, three, four = feet[n + SHARE_1], feet[n + SHARE_2], feet[n + SHARE_3], feet[n + SHARE_4]
+    else:
+        first = feet[n + FIRST] + begun
+        corners = feet[n + CORNER_1], feet[n + CORNER_2], feet[n + CORNER_3], feet[n + CORNER_4]
+        zero = ray.trapezoid_below(first, corners)
+        one = ray.trapezoid_below(first + 1.0, corners)
+        two = ray.trapezoid_below(first + 2.0, corners)
+        three = ray.trapezoid_below(first + 3.0, corners)
+        four = ray.trapezoid_below(first + 4.0, corners) - three
+        one, two, three = one - zero, two - one, three - two
+    return np.float32(one * factor), np.float32(two * factor), np.float32(three * factor), np.float32(four * factor)
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _weights(corners, first, factor):  # type: ignore[no-untyped-def]
-    """Shares of up to four detector columns in the voxel's shadow, times `factor`."""
-    at = ray.trapezoid_below(first, corners)
-    one = ray.trapezoid_below(first + 1.0, corners)
-    two = ray.trapezoid_below(first + 2.0, corners)
-    three = ray.trapezoid_below(first + 3.0, corners)
-    four = ray.trapezoid_below(first + 4.0, corners)
-    return (
-        np.float32((one - at) * factor),
-        np.float32((two - one) * factor),
-        np.float32((three - two) * factor),
-        np.float32((four - three) * factor),
-    )
-
-
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
 def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
     """fine[n] = sum of the `parts` entries from n·parts on, for n < count."""
     for n in range(count):
@@ -152,60 +194,92 @@ def _grouped(fine, parts, count):  # type: ignore[no-untyped-def]
         fine[n] = total
 
 
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _spread_column(walk, meeting, runs, run, out, out_at, fine):  # type: ignore[no-untyped-def]
-    """Add one voxel column, whose values begin at runs[run], to the projections of one view at out[out_at]."""
-    corners, chord, top, step = meeting
-    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
-    begin, end = max(0, math.floor(top)), min(walk.rows, math.ceil(top + walk.slices * step))
-    if begin >= end or first >= last:
-        return
-    begin = begin // LANES * LANES
-    width = 1.0 / step
-    place = np.int64((walk.image_lead + (begin - top) * width) * ONE)
-    run -= walk.image_lead
-    parts = math.ceil(width / MAX_WIDTH)
-    if parts > 1:
-        count = -(-(end - begin) // LANES) * LANES
-        boxes(fine, 0, 0, count * parts, runs, run, place, np.int64(width / parts * ONE))
-        _grouped(fine, parts, count)
-    while first < last:
-        some = min(last - first, MAX_COLUMNS)
-        weights = _weights(corners, float(first), chord * step)
-        at = out_at + first * walk.row_run
-        if parts == 1:
-            spread(out, at, begin, end, walk.row_run, some, weights, runs, run, place, np.int64(width * ONE))
-        else:
-            spread(out, at, begin, end, walk.row_run, some, weights, fine, 0, 0, np.int64(ONE))
-        first += some
-
-
-@nb.njit(cache=True, error_model="numpy", fastmath={"contract", "arcp"})
-def _gather_column(walk, meeting, out, out_at, runs, run, line, fine):  # type: ignore[no-untyped-def]
-    """Add to one voxel column at out[out_at] what one view, whose rows begin at runs[run], gives back."""
-    corners, chord, top, step = meeting
-    first, last = max(0, math.floor(corners[0])), min(walk.columns, math.ceil(corners[3]))
-    begin, end = max(0, math.floor(-top / step)), min(walk.slices, math.ceil((walk.rows - top) / step))
-    if begin >= end or first >= last:
-        return
-    begin = begin // LANES * LANES
-    row, last_row = max(0, math.floor(top + begin * step)), min(walk.rows, math.ceil(top + end * step))
-    row = row // LANES * LANES
-    parts = math.ceil(step / MAX_WIDTH)
-    place = np.int64((walk.row_lead + top + begin * step) * ONE)
-    while first < last:
-        some = min(last - first, MAX_COLUMNS)
-        weights = _weights(corners, float(first), chord)
-        blend(line, walk.row_lead, row, last_row, walk.row_run, some, weights, runs, run + first * walk.row_run)
-        if parts == 1:
-            boxes_add(out, out_at, begin, end, line, 0, place, np.int64(step * ONE))
-        else:
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+def _spread_row(walk, feet, wide, runs, run, out, out_at, fine):  # type: ignore[no-untyped-def]
+    """Add one row of a tile's voxel columns, from runs[run] on, to the projections of one view at out[out_at]."""
+    for j in range(wide):
+        top, step, factor = feet[j + TOP], feet[j + STEP], feet[j + CHORD] * feet[j + STEP]
+        begin, end = max(0, math.floor(top)), min(walk.rows, math.ceil(top + walk.slices * step))
+        if feet[j + FIRST] >= feet[j + LAST] or begin >= end:
+            continue
+        first, last = np.int64(feet[j + FIRST]), np.int64(feet[j + LAST])
+        begin = begin // LANES * LANES
+        width = 1.0 / step
+        place = np.int64((walk.image_lead + (begin - top) * width) * ONE)
+        column = run + j * walk.image_run
+        parts = math.ceil(width / MAX_WIDTH)
+        if parts > 1:
             count = -(-(end - begin) // LANES) * LANES
-            boxes(fine, 0, 0, count * parts, line, 0, place, np.int64(step / parts * ONE))
+            boxes(fine, 0, 0, count * parts, runs, column, place, np.int64(width / parts * ONE))
             _grouped(fine, parts, count)
-            for k in range(count):
-                out[out_at + begin + k] += fine[k]
-        first += some
+        for begun in range(0, last - first, MAX_COLUMNS):
+            some = min(last - first - begun, MAX_COLUMNS)
+            weights = _weights(feet, j, begun, factor)
+            at = out_at + (first + begun) * walk.row_run
+            if parts == 1:
+                spread(out, at, begin, end, walk.row_run, some, weights, runs, column, place, np.int64(width * ONE))
+            else:
+                spread(out, at, begin, end, walk.row_run, some, weights, fine, 0, 0, np.int64(ONE))
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+def _blend_columns(walk, feet, wide, begun, runs, run, lines, spans):  # type: ignore[no-untyped-def]
+    """For each of `wide` voxel columns: up to four detector columns, from the `begun`-th of its shadow on, into a line.
+
+    runs[run] is the first cell of the view; `spans` gets the slices that the line reaches and the place in it where
+    they begin. Gives whether a shadow is wider than that.
+    """
+    more = False
+    for j in range(wide):
+        top, step = feet[j + TOP], feet[j + STEP]
+        first, last = np.int64(feet[j + FIRST]) + begun, np.int64(feet[j + LAST])
+        begin, end = max(0, math.floor(-top / step)), min(walk.slices, math.ceil((walk.rows - top) / step))
+        if first >= last or begin >= end:
+            spans[j], spans[TILE + j] = 0, 0
+            continue
+        begin = begin // LANES * LANES
+        spans[j], spans[TILE + j] = begin, end
+        spans[2 * TILE + j] = np.int64((walk.row_lead + top + begin * step) * ONE)
+        row, last_row = max(0, math.floor(top + begin * step)), min(walk.rows, math.ceil(top + end * step))
+        some = min(last - first, MAX_COLUMNS)
+        more |= last - first > MAX_COLUMNS
+        weights = _weights(feet, j, begun, feet[j + CHORD])
+        at = j * walk.line_run + walk.row_lead
+        blend(lines, at, row // LANES * LANES, last_row, walk.row_run, some, weights, runs, run + first * walk.row_run)
+    return more
+
+
+@nb.njit(forceinline=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
+def _gather_row(walk, feet, wide, out, out_at, runs, run, lines, spans, fine):  # type: ignore[no-untyped-def]
+    """Add to one row of a tile's voxel columns, from out[out_at] on, what one view gives back.
+
+    All lines are blended before the first is summed along the axis: a sum that reads what was written a moment ago
+    would wait for it.
+    """
+    begun, more = 0, True
+    while more:
+        more = _blend_columns(walk, feet, wide, begun, runs, run, lines, spans)
+        for j in range(wide):
+            begin, end, place = spans[j], spans[TILE + j], spans[2 * TILE + j]
+            if begin >= end:
+                continue
+            step, at, line = feet[j + STEP], out_at + j * walk.piece_run, j * walk.line_run
+            parts = math.ceil(step / MAX_WIDTH)
+            if parts == 1:
+                boxes_add(out, at, begin, end, lines, line, place, np.int64(step * ONE))
+            else:
+                count = -(-(end - begin) // LANES) * LANES
+                boxes(fine, 0, 0, count * parts, lines, line, place, np.int64(step / parts * ONE))
+                _grouped(fine, parts, count)
+                for k in range(count):
+                    out[at + begin + k] += fine[k]
+        begun += MAX_COLUMNS
+
+
+@nb.njit(cache=True)
+def _on_cache_line(array):  # type: ignore[no-untyped-def]
+    """The array from its first entry on a cache line on: vectors across two lines cost twice."""
+    return array[(-array.ctypes.data % 64) // 4 :]
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy", fastmath={"contract", "arcp"})
@@ -213,19 +287,18 @@ def _forward(walk, numbers, mirrored, runs, projections, block):  # type: ignore
     per_view = walk.columns * walk.row_run
     for b in nb.prange((len(numbers) + block - 1) // block):
         first, last = b * block, min(len(numbers), b * block + block)
-        out = np.zeros(block * per_view, np.float32)
+        out = _on_cache_line(np.zeros(block * per_view + 16, np.float32))
         fine = np.zeros(walk.finest * (walk.row_run + LANES), np.float32)
-        edges = np.empty((TILE + 1, TILE + 1))
+        edges, feet = np.empty((TILE + 1) * EDGES), np.empty(TILE * FIELDS * TILE)
         for r0 in range(0, walk.high, TILE):
             for c0 in range(0, walk.wide, TILE):
+                high, wide = min(TILE, walk.high - r0), min(TILE, walk.wide - c0)
                 for v in range(first, last):
-                    view = _view(numbers[v])
-                    _corners(walk, view, r0, c0, edges)
-                    for i in range(min(TILE, walk.high - r0)):
-                        for j in range(min(TILE, walk.wide - c0)):
-                            meeting = _meeting(walk, view, edges, r0, c0, i, j)
-                            run = ((r0 + i) * walk.wide + c0 + j) * walk.image_run + walk.image_lead
-                            _spread_column(walk, meeting, runs, run, out, (v - first) * per_view, fine)
+                    _feet(walk, _view(numbers[v]), r0, c0, edges, feet)
+                    for i in range(high):
+                        run = ((r0 + i) * walk.wide + c0) * walk.image_run
+                        at = (v - first) * per_view
+                        _spread_row(walk, feet[i * TILE * FIELDS :], wide, runs, run, out, at, fine)
         for v in range(first, last):
             _view_out(walk, _view(numbers[v]), mirrored[v], out[(v - first) * per_view :], projections[v])
 
@@ -234,24 +307,23 @@ def _forward(walk, numbers, mirrored, runs, projections, block):  # type: ignore
 def _adjoint(walk, numbers, runs, image):  # type: ignore[no-untyped-def]
     per_view = walk.columns * walk.row_run
     tiles_r, tiles_c = (walk.high + TILE - 1) // TILE, (walk.wide + TILE - 1) // TILE
-    image_run = (walk.slices + 15) // 16 * 16 | 16
     for tile in nb.prange(tiles_r * tiles_c):
         r0, c0 = tile // tiles_c * TILE, tile % tiles_c * TILE
-        out = np.zeros(TILE * TILE * image_run, np.float32)
-        line = np.zeros(2 * walk.row_lead + walk.row_run + 2 * LANES, np.float32)
-        fine = np.zeros(walk.finest * (image_run + LANES), np.float32)
-        edges = np.empty((TILE + 1, TILE + 1))
+        high, wide = min(TILE, walk.high - r0), min(TILE, walk.wide - c0)
+        out = _on_cache_line(np.zeros(TILE * TILE * walk.piece_run + 16, np.float32))
+        lines = _on_cache_line(np.zeros(TILE * walk.line_run + 16, np.float32))
+        spans = np.zeros(3 * TILE, np.int64)
+        fine = np.zeros(walk.finest * (walk.piece_run + LANES), np.float32)
+        edges, feet = np.empty((TILE + 1) * EDGES), np.empty(TILE * FIELDS * TILE)
         for v in range(len(numbers)):
-            view = _view(numbers[v])
-            _corners(walk, view, r0, c0, edges)
-            for i in range(min(TILE, walk.high - r0)):
-                for j in range(min(TILE, walk.wide - c0)):
-                    meeting = _meeting(walk, view, edges, r0, c0, i, j)
-                    _gather_column(walk, meeting, out, (i * TILE + j) * image_run, runs, v * per_view, line, fine)
-        for i in range(min(TILE, walk.high - r0)):
+            _feet(walk, _view(numbers[v]), r0, c0, edges, feet)
+            for i in range(high):
+                at = i * TILE * walk.piece_run
+                _gather_row(walk, feet[i * TILE * FIELDS :], wide, out, at, runs, v * per_view, lines, spans, fine)
+        for i in range(high):
             for k in range(walk.slices):
-                for j in range(min(TILE, walk.wide - c0)):
-                    image[k, r0 + i, c0 + j] += out[(i * TILE + j) * image_run + k]
+                for j in range(wide):
+                    image[k, r0 + i, c0 + j] += out[(i * TILE + j) * walk.piece_run + k]
 
 
 # ---- between arrays as everybody knows them and runs along the axis: read along, write across

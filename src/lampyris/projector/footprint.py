@@ -226,7 +226,7 @@ def boxes_add(out, at, start, stop, table, origin, place, width):  # type: ignor
         _add_3(out, at, start, stop, table, origin, place, width)
 
 
-@nb.njit(cache=True)
+@nb.njit(forceinline=True, cache=True)
 def spread(out, at, start, stop, stride, columns, weights, table, origin, place, width):  # type: ignore[no-untyped-def]
     """out[at + i·stride + n] += weights[i] · (sum over box n − start), i < columns ≤ 4, start ≤ n < stop."""
     if width <= _TWO_TAPS:
@@ -248,7 +248,7 @@ def spread(out, at, start, stop, stride, columns, weights, table, origin, place,
         _spread_13(out, at, start, stop, stride, weights, table, origin, place, width)
 
 
-@nb.njit(cache=True)
+@nb.njit(forceinline=True, cache=True)
 def blend(out, at, start, stop, stride, columns, weights, table, origin):  # type: ignore[no-untyped-def]
     """out[at + n] = Σ weights[i] · table[origin + i·stride + n], i < columns ≤ 4, start ≤ n < stop (whole vectors)."""
     if columns == 3:
