@@ -210,11 +210,6 @@ def _patches(one: Volume, x: float, z: float, size: int) -> list[Float32]:
     return [part[row - half : row + half + 1, column - half : column + half + 1] for part in one.values[1:-1:2]]
 
 
-def seconds(name: str, method: str, dose: float, seeds: int) -> float:
-    """Median seconds of correction and reconstruction."""
-    return float(np.median([image(name, method, dose, seed).seconds for seed in range(seeds)]))
-
-
 ORGANS = {
     1: "spleen", 2: "kidney right", 3: "kidney left", 4: "gallbladder", 5: "liver", 6: "stomach", 7: "pancreas",
     8: "adrenal right", 9: "adrenal left", 10: "lung upper left", 11: "lung lower left", 12: "lung upper right",

@@ -6,19 +6,21 @@ import numpy as np
 from scipy import stats
 
 from bench.dose import measure
-from bench.dose.scenes import SLICES, scene
+from bench.dose.scenes import scene
 from lampyris.model import Float64
 from lampyris.quality.tasks.organs import OrganBias
 
 FULL = ("routine", 1.0)
 """Method and dose that everything is compared with."""
+ONCE = ("tv", "model")
+"""What `micro` is compared with at the lowest dose, one seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which methods, low doses and how many seeds are compared."""
 
-    methods: tuple[str, ...] = ("routine", "swift", "model", "micro")
+    methods: tuple[str, ...] = ("routine", "swift", "tv", "model", "micro")
     doses: tuple[float, ...] = (0.2, 0.1)
     seeds: int = 2
 
@@ -26,10 +28,16 @@ class Scope:
         """The same at the lowest dose alone."""
         return replace(self, doses=(min(self.doses),))
 
+    def without(self, *methods: str) -> "Scope":
+        return replace(self, methods=tuple(each for each in self.methods if each not in methods))
+
     def cells(self) -> list[tuple[str, float]]:
-        """Full-dose routine first, then every method at every low dose; `model`, the slowest, at the lowest alone."""
+        """Full-dose routine first, then every method at every low dose; the slow ones at the lowest alone."""
         low = [(method, dose) for dose in self.doses for method in self.methods]
-        return [FULL, *(cell for cell in low if cell[0] != "model" or cell[1] == min(self.doses))]
+        return [FULL, *(cell for cell in low if cell[0] not in ONCE or cell[1] == min(self.doses))]
+
+    def seeds_of(self, method: str) -> int:
+        return 1 if method in ONCE else self.seeds
 
 
 def fraction(dose: float) -> str:
@@ -44,22 +52,24 @@ def rmse(name: str, scope: Scope) -> list[str]:
     reference = measure.rmse(name, *FULL, scope.seeds)
     head = "| tissue | recipe | dose | RMSE HU | ÷ full-dose routine | noise | lost resolution | bias |"
     lines += [head, "|---|---|---|---|---|---|---|---|"]
-    splits = {cell: measure.errors(name, *cell, scope.seeds) for cell in scope.cells()}
+    splits = {cell: measure.errors(name, *cell, scope.seeds) for cell in scope.cells() if scope.seeds_of(cell[0]) > 1}
     for tissue in reference:
         for method, dose in scope.cells():
-            values = measure.rmse(name, method, dose, scope.seeds)[tissue]
-            split = splits[method, dose][tissue]
+            values = measure.rmse(name, method, dose, scope.seeds_of(method))[tissue]
+            parts = " | | |"
+            if (method, dose) in splits:
+                split = splits[method, dose][tissue]
+                parts = f" {split.noise.root:.1f} | {split.resolution.root:.1f} | {split.bias.root:.1f} |"
             lines.append(
                 f"| {tissue} | {method} | {fraction(dose)} | {estimate(measure.Estimate.of(values))} |"
-                f" {ratio(values, reference[tissue])} | {split.noise.root:.1f} | {split.resolution.root:.1f} |"
-                f" {split.bias.root:.1f} |"
+                f" {ratio(values, reference[tissue])} |{parts}"
             )
     return [*lines, ""]
 
 
 def bands(name: str, tissue: str, scope: Scope) -> list[str]:
     """Where in frequency the error of one tissue lies, full-dose routine beside the lowest dose."""
-    cells = [FULL, *((method, min(scope.doses)) for method in scope.methods if method != "routine")]
+    cells = [FULL, *((method, min(scope.doses)) for method in scope.methods if scope.seeds_of(method) > 1)]
     found = {cell: measure.bands(name, *cell, scope.seeds, tissue) for cell in cells}
     names = [one.name for one in found[FULL]]
     lines = [f"### {scene(name).title}, {tissue}: RMSE in HU by spatial frequency (1/mm)", ""]
@@ -78,7 +88,7 @@ def organs(name: str, scope: Scope) -> list[str]:
     cells = [FULL, *((method, dose) for method in scope.methods)]
     lines = [f"### {scene(name).title}", ""]
     for title, reference in against.items():
-        found = {cell: measure.organs(name, *cell, scope.seeds, reference) for cell in cells}
+        found = {cell: measure.organs(name, *cell, scope.seeds_of(cell[0]), reference) for cell in cells}
         head = " | ".join(f"{method} {fraction(d)}" for method, d in cells)
         lines += [f"Against the {title}, HU (± half of the 95 % interval over seeds):", ""]
         lines += [f"| organ | voxels | {head} |", "|---" * (2 + len(cells)) + "|"]
@@ -98,7 +108,7 @@ def resolution(scope: Scope) -> list[str]:
     ]
     reference = measure.resolutions(*FULL, scope.seeds)
     for method, dose in scope.cells():
-        found = measure.resolutions(method, dose, scope.seeds)
+        found = measure.resolutions(method, dose, scope.seeds_of(method))
         row = []
         for one in names:
             f50, interval = found[one]
@@ -116,12 +126,13 @@ def nodules(scope: Scope) -> list[str]:
         "|---" * (2 + len(sizes)) + "|",
     ]
     for method, dose in scope.cells():
-        found = measure.nodules(method, dose, scope.seeds)
+        seeds = scope.seeds_of(method)
+        found = measure.nodules(method, dose, seeds)
         row = []
         for size in sizes:
             one, seen = found[size]
             spread = "" if one is None or one.deviation is None else f" (SD {one.deviation:.1f})"
-            row.append("not measured" if one is None else f"{one.mean:+.1f} %{spread}, {seen} of {scope.seeds}")
+            row.append("not measured" if one is None else f"{one.mean:+.1f} %{spread}, {seen} of {seeds}")
         lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
     return [*lines, ""]
 
@@ -132,7 +143,7 @@ def emphysema(scope: Scope) -> list[str]:
     names = [f"patch of {truth:.1f} %" for truth, _ in reference.values()]
     lines = ["| recipe | dose | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
     for method, dose in scope.cells():
-        found = measure.emphysema(method, dose, scope.seeds)
+        found = measure.emphysema(method, dose, scope.seeds_of(method))
         row = [f"{estimate(read)} ({read.mean - truth:+.1f})" for truth, read in found.values()]
         lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
     return [*lines, ""]
@@ -169,15 +180,6 @@ def generalisation(names: tuple[str, ...], scope: Scope) -> list[str]:
             model = found["model"][tissue][0] if "model" in found else np.nan
             row = " | ".join(f"{found[m][tissue][0]:.1f} ({found[m][tissue][0] / model:.2f})" for m in methods)
             lines.append(f"| {scene(name).title} | {tissue} | {values[0]:.1f} | {row} |")
-    return [*lines, ""]
-
-
-def times(names: tuple[str, ...], scope: Scope) -> list[str]:
-    """Seconds of correction and reconstruction."""
-    lines = ["| scene | " + " | ".join(scope.methods) + " |", "|---" * (1 + len(scope.methods)) + "|"]
-    for name in names:
-        row = " | ".join(f"{measure.seconds(name, m, min(scope.doses), 1):.1f}" for m in scope.methods)
-        lines.append(f"| {scene(name).title}, {scene(name).slices or SLICES} slices | {row} |")
     return [*lines, ""]
 
 

@@ -32,7 +32,7 @@ def short(tmp_path_factory):
 
     def made(name):
         recipe = path.recipe(name)
-        passes = {"rounds": 2, "iterations": 2} if name == "micro" else {"iterations": 4}
+        passes = {"iterations": 2, "returns": 2} if name == "micro" else {"iterations": 4}
         method = Step.of(recipe.method.name, **{**dict(recipe.method.settings), **passes, "subsets": 6})
         place = tmp_path_factory.mktemp("recipes") / f"{name}.json"
         place.write_text(dataclasses.replace(recipe, method=method, passport=Step("none")).to_json(), "utf-8")

@@ -131,8 +131,8 @@ NETWORK = {"denoiser": "firefly-1", "denoiser_sha256": DIGEST}
         ),
         (Step.of("poisson", prior="tv", iterations=7), ("likelihood of the counted quanta", "7 passes", "a tv prior")),
         (
-            Step.of("plug_and_play", **NETWORK, rounds=2, iterations=6, subsets=16, trust=0.25),
-            ("counts and a learned prior in turn", "in 2 rounds", "6 passes", DIGEST, "(trust 0.25)"),
+            Step.of("plug_and_play", **NETWORK, prior="huber", edge=0.35, iterations=12, returns=4, trust=0.25),
+            ("12 passes", "huber prior (edge 0.35)", DIGEST, "then 4 passes brought it back", "(trust 0.25)"),
         ),
     ],
     ids=["swift", "model", "poisson", "micro"],
@@ -149,7 +149,7 @@ def test_a_written_image_tells_method_iterations_prior_network_recipe_and_dose(
     image = pydicom.dcmread(file)
     for fact in (*facts, "with kernel body", "raw counts where they are few (strength 1.5)", "10% of the protocol's"):
         assert fact in image.DerivationDescription
-    assert "?" not in image.DerivationDescription.replace("in ? subsets", "")  # the third leaves its subsets unsaid
+    assert "?" not in image.DerivationDescription.replace("in ? subsets", "")  # two leave their subsets unsaid
     assert chosen.digest() in image.ContributingEquipmentSequence[0].ContributionDescription
     assert chosen.digest() in image.ImageComments
     assert image.SeriesDescription.endswith("10% dose")

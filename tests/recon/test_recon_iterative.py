@@ -1,5 +1,6 @@
 """Iterative images: whole bodies, long objects, regions of interest, slabs, checkpoints, and what is refused."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -73,10 +74,14 @@ def analytic(projections):
     return start
 
 
+def never(*_asked):
+    raise AssertionError("nobody should have asked for this")
+
+
 def image(projections, method=QUICK, request=SMALL, **options):
     return run.image(
         projections, method, "body", request, options.pop("progress", lambda _done: None),
-        analytic=analytic(projections), **options,
+        analytic=analytic(projections), noise=options.pop("noise", never), **options,
     )  # fmt: skip
 
 
@@ -170,7 +175,7 @@ def test_the_grid_is_the_analytic_one_and_what_it_did_not_see_stays_unseen():
         values[:, :3, :] = np.nan
         return values, lattice
 
-    made, lattice = run.image(projections, QUICK, "body", wide, lambda _done: None, analytic=start)
+    made, lattice = run.image(projections, QUICK, "body", wide, lambda _done: None, analytic=start, noise=never)
     np.testing.assert_array_equal(np.isnan(made), np.isnan(plain))
     np.testing.assert_array_equal(lattice.first_voxel_mm, grid.first_voxel_mm)
     assert lattice.shape == grid.shape
@@ -337,14 +342,17 @@ def test_a_checkpoint_of_another_scan_or_recipe_is_refused(rng):
         (Step.of("poisson", iterations=0), "passes is 0"),
         (Step.of("pwls", subsets=2.5), r"subsets is 2\.5"),
         (Step.of("pwls", prior="hyperbola", delta_hu=0), "delta_hu = 0"),
+        (Step.of("pwls", edge=-0.3), r"edge is -0\.3, expected a number above 0"),
+        (Step.of("pwls", edge=0.3, delta_hu=20.0), "gives both edge and delta_hu"),
+        (
+            Step.of("pwls", prior="quadratic", edge=0.3),
+            "prior 'quadratic' has no edge; hyperbola, huber, half, tv, qggmrf",
+        ),
     ],
 )
 def test_unknown_or_unfit_settings_are_refused_before_any_work(method, words):
-    def never(_request):
-        raise AssertionError("the recipe should be refused first")
-
     with pytest.raises(RecipeError, match=words):
-        run.image(scan(AXIAL), method, "body", SMALL, lambda _done: None, analytic=never)
+        run.image(scan(AXIAL), method, "body", SMALL, lambda _done: None, analytic=never, noise=never)
 
 
 def test_poisson_without_quanta_is_refused():
@@ -463,3 +471,35 @@ def test_counts_themselves_have_no_bias_behind_a_starving_body(rng):
         bias[name] = volume.values[:, disc(volume.grid, 9.0, -6.0, 38.0)].mean()
     assert abs(bias["poisson"]) < 5.0
     assert abs(bias["pwls"]) > 10.0
+
+
+# ---- an edge in units of the noise
+
+
+def test_an_edge_in_units_of_the_noise_is_that_edge_in_hu_where_three_quarters_of_the_body_are_quieter(rng):
+    """Noise of 20 HU in three of the body's quarters and 200 HU in air and in the last one counts as 20 HU."""
+    projections = scan(AXIAL, quanta=2e5, rng=rng)
+
+    def noise(_request, grid):
+        level = np.full(grid.shape, 200.0, np.float32)
+        body = analytic(projections)(SMALL)[0] > 0.5 * WATER
+        places = np.argwhere(body)
+        quiet = places[: math.ceil(0.76 * len(places))]
+        level[tuple(quiet.T)] = 20.0
+        return level
+
+    told = Step.of("pwls", iterations=2, subsets=4, strength=3.0, prior="huber", edge=0.4)
+    made, _ = image(projections, told, noise=noise)
+    same, _ = image(projections, Step.of("pwls", iterations=2, subsets=4, strength=3.0, prior="huber", delta_hu=8.0))
+    np.testing.assert_allclose(hu(made), hu(same), atol=1e-3)
+    other, _ = image(projections, Step.of("pwls", iterations=2, subsets=4, strength=3.0, prior="huber", delta_hu=80.0))
+    assert np.abs(hu(made) - hu(other)).max() > 1.0
+
+
+def test_an_edge_in_units_of_the_noise_needs_hu():
+    nameless = replace(scan(AXIAL), water_per_mm=None)
+    with pytest.raises(RecipeError, match="needs HU, and the attenuation of water is not known"):
+        run.image(
+            nameless, Step.of("pwls", edge=0.4), "body", SMALL, lambda _done: None,
+            analytic=analytic(nameless), noise=lambda _request, grid: np.ones(grid.shape, np.float32),
+        )  # fmt: skip

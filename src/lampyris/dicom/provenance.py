@@ -40,6 +40,8 @@ _LIKELIHOODS = {
 }
 """Iterative methods with a prior in a formula."""
 _TOLD_NOISE = "told how noisy this measurement is at every place"
+_SHARES = ("left", "trust")
+"""Settings of plug and play that go with the learned prior, not with the one in a formula."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +242,11 @@ def _how(method: Step, kernel: str | None) -> str:
         text = f"Reconstructed from the raw measurement by filtered backprojection ({method.name}){sharpness}."
         return f"{text} Then {network} took noise out of the image, {_TOLD_NOISE}." if learned else text
     if method.name == "plug_and_play":
+        back, shares = chosen.pop("returns", "?"), {each: chosen.pop(each) for each in _SHARES if each in chosen}
         return (
-            f"Reconstructed iteratively from the raw measurement by counts and a learned prior in turn{begun}: in"
-            f" {chosen.pop('rounds', '?')} rounds {network} took noise out of the image, {_TOLD_NOISE}, and {passes}"
-            f" brought it back to what was counted{_listed(chosen)}."
+            f"Reconstructed iteratively from the raw measurement by counts and a learned prior in turn{begun}:"
+            f" {passes} with a {chosen.pop('prior', '?')} prior{_listed(chosen)}; then {network} took noise out of the"
+            f" image, {_TOLD_NOISE}; then {back} passes brought it back to what was counted{_listed(shares)}."
         )
     if method.name in _LIKELIHOODS:
         prior = f"a {chosen.pop('prior', '?')} prior{_listed(chosen)}"

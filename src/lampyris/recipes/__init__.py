@@ -54,7 +54,7 @@ def _composed(method: str, region: str) -> Recipe:
             "description": f"{how['description']}, {what['description']}.",
             "corrections": [*({"name": name} for name in CORRECTIONS), *what["corrections"]],
             "method": settings,
-            "kernel": what[how["kernel"]],
+            "kernel": how.get("kernel", what["kernel"]),
             "grid": what["grid"],
             "passport": how["passport"],
             "limits": [*what["limits"], *how.get("limits", ())],

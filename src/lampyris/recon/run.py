@@ -222,14 +222,12 @@ def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
         scan.request,
         progress,
         analytic=_analytic(scan),
+        noise=_noise(scan),
         checkpoint=scan.checkpoint,
     )
 
 
 def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
-    def noise(request: GridRequest, like: Grid) -> Float32:
-        return deviation(scan.projections, Step("auto"), scan.kernel.name, request, like, reconstruct=reconstruct)
-
     return plug_and_play.image(
         scan.projections,
         method,
@@ -237,9 +235,18 @@ def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
         scan.request,
         progress,
         analytic=_analytic(scan),
-        noise=noise,
+        noise=_noise(scan),
         checkpoint=scan.checkpoint,
     )
+
+
+def _noise(scan: _Scan) -> iterative.Noise:
+    """The noise of the analytic image of an upright scan, HU."""
+
+    def noise(request: GridRequest, like: Grid) -> Float32:
+        return deviation(scan.projections, Step("auto"), scan.kernel.name, request, like, reconstruct=reconstruct)
+
+    return noise
 
 
 def _analytic(scan: _Scan) -> Callable[[GridRequest], Image]:

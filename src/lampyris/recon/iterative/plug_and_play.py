@@ -1,18 +1,18 @@
 """Projections, a learned prior and a grid request → image in 1/mm that counts and prior agree on: plug and play.
 
-The learned prior takes the noise out of an image, z = D(x); the counts then have the last word,
+First an image by penalised least squares with a prior in a formula, whose edges stay (`run`, "pwls"). The learned prior
+then takes out the noise that is left, z = D(x), and the counts have the last word,
 
     x ← argmin of ½‖Ax − q‖²_W + ½Σ (x − z)²/τ²,
 
 with W the statistical weights of the integrals q and τ what z may be wrong by (Venkatakrishnan, Bouman, Wohlberg 2013,
-IEEE GlobalSIP 945, split once for every round). Where the counts know better than the prior, x follows them: what they
-deny cannot stay, and low frequencies, which the rays know best, keep their CT numbers. The next round begins with this
-x, whose noise is less, and tells the network so.
+IEEE GlobalSIP 945, split once). Where the counts know better than the prior, x follows them: what they deny cannot
+stay, and low frequencies, which the rays know best, keep their CT numbers.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,16 @@ from lampyris.model import Float32, Grid, GridRequest, Progress, Projections, Re
 from lampyris.recon.iterative.domain import Analytic, Domain, Lattice, prepare
 from lampyris.recon.iterative.fidelity import WeightedSquares, expected_weights
 from lampyris.recon.iterative.priors import Anchor
-from lampyris.recon.iterative.run import Keeper, key_of, solve
+from lampyris.recon.iterative.run import Choice, Keeper, Noise, key_of, loudness, solve
 from lampyris.recon.iterative.solver import Checkpoint, Settings
 from lampyris.recon.learned.denoiser import Denoiser
 
 METHOD = "plug_and_play"
-DEFAULTS = {"rounds": 2, "iterations": 6, "subsets": 16, "trust": 0.25, "left": 0.4}
-"""`rounds` of `iterations` passes in `subsets`; `trust` is τ in units of the analytic image's noise, `left` the share
-of that noise which the network is told of from the second round on."""
+FIRST = {"iterations": 12, "subsets": 16, "prior": "hyperbola", "strength": 20.0, "edge": 0.33}
+"""The first image's settings, those of "pwls"."""
+DEFAULTS = FIRST | {"left": 0.4, "returns": 4, "trust": 0.2}
+"""And those of the way back: `left` is the share of the analytic image's noise that the network is told of, `trust` is
+τ in the same units, `returns` the passes over the data that bring the network's image back to the counts."""
 LEAST_HU = 1.0
 """No prior is trusted to less than this."""
 
@@ -37,8 +39,8 @@ class Plan:
     """What a method's settings ask for, checked, and the learned prior."""
 
     denoiser: Denoiser
-    rounds: int
-    settings: Settings
+    first: Choice
+    back: Settings
     trust: float
     left: float
 
@@ -49,20 +51,23 @@ class Plan:
         name, digest = given.pop("denoiser", None), given.pop("denoiser_sha256", None)
         if name is None or digest is None:
             raise RecipeError(f"{METHOD} has denoiser {name!r} and denoiser_sha256 {digest!r}: it needs both")
-        if unknown := sorted(set(given) - set(DEFAULTS)):
-            raise RecipeError(f"{METHOD} has no setting {', '.join(unknown)}; known are {', '.join(sorted(DEFAULTS))}")
-        chosen = DEFAULTS | given
-        for each in ("trust", "left"):
-            share = chosen[each]
+        chosen: dict[str, Any] = DEFAULTS | given
+        shares = {each: chosen.pop(each) for each in ("trust", "left")}
+        for each, share in shares.items():
             if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 10:
                 raise RecipeError(f"{METHOD} {each} is {share!r}, expected a number above 0, at most 10")
-        rounds = chosen["rounds"]
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise RecipeError(f"{METHOD} rounds is {rounds!r}, expected a whole number ≥ 1")
-        settings = Settings(1.0, chosen["subsets"], chosen["iterations"], chosen["subsets"], -math.inf)
-        return Plan(
-            Denoiser.load(str(name), str(digest)), rounds, settings, float(chosen["trust"]), float(chosen["left"])
-        )
+        returns = chosen.pop("returns")
+        if isinstance(returns, bool) or not isinstance(returns, int) or returns < 1:
+            raise RecipeError(f"{METHOD} returns is {returns!r}, expected a whole number ≥ 1")
+        first = Choice.of(Step.of("pwls", **chosen))
+        back = Settings(1.0, first.settings.subsets, returns, first.settings.subsets, -math.inf)
+        loaded = Denoiser.load(str(name), str(digest))
+        return Plan(loaded, first, back, float(shares["trust"]), float(shares["left"]))
+
+    @property
+    def shared(self) -> float:
+        """The share of all passes that the first image takes."""
+        return self.first.settings.passes / (self.first.settings.passes + self.back.passes)
 
 
 def image(
@@ -73,13 +78,13 @@ def image(
     progress: Progress,
     *,
     analytic: Analytic,
-    noise: Callable[[GridRequest, Grid], Float32],
+    noise: Noise,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Float32, Grid]:
     """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
 
-    `analytic` makes the image that the first round denoises, with `kernel`; `noise(request, grid)` is the standard
-    deviation, HU, of the image of that request on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of
+    `analytic` makes the start of the first image, with `kernel`; `noise(request, grid)` is the standard deviation, HU,
+    of the analytic image of that request on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of
     `DEFAULTS`. Raises RecipeError, also where water or the scan's noise is not known, InputError, DivergenceError.
     """
     plan = Plan.of(method)
@@ -87,21 +92,32 @@ def image(
     domain = prepare(
         projections, WeightedSquares(projections.integrals, expected_weights(projections.weights)), request, analytic
     )
-    level = on_lattice(noise(domain.request, domain.lattice.image_grid), domain.lattice)
-    tau = np.maximum(plan.trust * level, np.float32(LEAST_HU)) * np.float32(water / 1000)
-    precision = 1 / np.square(tau)
+    told = noise(domain.request, domain.lattice.image_grid)
+    level = on_lattice(told, domain.lattice)
     key = key_of(projections, method, kernel, request)
-    values, first, anchor = domain.start, 0, None
     kept = None if checkpoint is None else Keeper(checkpoint, key).load()
-    if kept is not None:
-        first, anchor = int(kept["round"]), np.array(kept["anchor"])
-    for number in range(first, plan.rounds):
-        if anchor is None:
-            told = level if number == 0 else np.float32(plan.left) * level
-            anchor = denoised(values, told, plan.denoiser, water)
-        keeper = Keeper(None if checkpoint is None else _Round(checkpoint, number, anchor), key)
-        values = _solved(domain, anchor, precision, plan, keeper, _share(progress, number, plan.rounds))
-        anchor = None
+    if kept is not None and "anchor" in kept:
+        anchor = np.array(kept["anchor"])
+    else:
+        first = plan.first.at_noise(loudness(domain, told))
+        values = solve(
+            domain,
+            first.prior_of,
+            domain.start,
+            first.settings,
+            progress=lambda done: progress(plan.shared * done),
+            keeper=Keeper(checkpoint, key),
+        )
+        anchor = denoised(values, np.float32(plan.left) * level, plan.denoiser, water)
+    tau = np.maximum(np.float32(plan.trust) * level, np.float32(LEAST_HU)) * np.float32(water / 1000)
+    values = _returned(
+        domain,
+        anchor,
+        1 / np.square(tau),
+        plan,
+        keeper=Keeper(None if checkpoint is None else _WayBack(checkpoint, anchor), key),
+        progress=lambda done: progress(plan.shared + (1 - plan.shared) * done),
+    )
     return domain.lattice.image(values), domain.lattice.image_grid
 
 
@@ -121,38 +137,34 @@ def on_lattice(image: Float32, lattice: Lattice) -> Float32:
     return np.ascontiguousarray(image[np.ix_(i, r, c)])
 
 
-def _solved(
-    domain: Domain, anchor: Float32, precision: Float32, plan: Plan, keeper: Keeper, progress: Progress
+def _returned(
+    domain: Domain, anchor: Float32, precision: Float32, plan: Plan, *, keeper: Keeper, progress: Progress
 ) -> Float32:
+    """The network's image after `returns` passes over the data."""
     return solve(
         domain,
         lambda slab: Anchor(np.ascontiguousarray(slab.window(anchor)), np.ascontiguousarray(slab.window(precision))),
         anchor,
-        plan.settings,
+        plan.back,
         progress=progress,
         keeper=keeper,
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Round:
-    """The checkpoint of one round: it also keeps which it is and the image it is anchored to."""
+class _WayBack:
+    """The checkpoint of the way back: it also keeps the image that is brought back."""
 
     checkpoint: Checkpoint
-    number: int
     anchor: Float32
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """What this round has saved; None where another one was at work."""
+        """What the way back has saved; None where the first image was at work."""
         kept = self.checkpoint.load()
-        return kept if kept is not None and int(kept["round"]) == self.number else None
+        return kept if kept is not None and "anchor" in kept else None
 
     def save(self, arrays: dict[str, np.ndarray], /) -> None:
-        self.checkpoint.save(arrays | {"round": np.array(self.number), "anchor": self.anchor})
-
-
-def _share(progress: Progress, number: int, rounds: int) -> Progress:
-    return lambda done: progress((number + done) / rounds)
+        self.checkpoint.save(arrays | {"anchor": self.anchor})
 
 
 def _water(projections: Projections) -> float:

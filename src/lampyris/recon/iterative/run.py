@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +25,12 @@ REFERENCE_PER_MM = 0.44
 """Where low contrast passes half at strength 1, as with the kernel "body"; at strength s it is s^(−1/3) times this."""
 DEFAULTS = {"iterations": 18, "subsets": 16, "strength": 20.0, "prior": "hyperbola"}
 """Settings that are not the prior's own."""
+EDGES = {"hyperbola": "delta_hu", "huber": "delta_hu", "half": "delta_hu", "tv": "delta_hu", "qggmrf": "c_hu"}
+"""Priors that spare large differences, and the setting that says from where on."""
+BODY_SHARE, LOUD = 0.5, 75.0
+"""The noise that counts is this percentile of it where the image is above this share of water."""
+Noise: TypeAlias = Callable[[GridRequest, Grid], Float32]
+"""A request and a grid → standard deviation, HU, of the analytic image of that request on that grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,8 @@ class Choice:
     likelihood: str
     settings: Settings
     prior: Step
+    edge: float | None = None
+    """Where the prior begins to spare differences, in units of the analytic image's noise; None: HU in `prior`."""
 
     @staticmethod
     def of(method: Step) -> "Choice":
@@ -45,9 +54,28 @@ class Choice:
         if isinstance(share, bool) or not isinstance(share, int | float) or not (math.isfinite(share) and share >= 0):
             raise RecipeError(f"{method.name} strength is {share!r}, expected a finite number ≥ 0")
         settings = Settings(share * strength_of(REFERENCE_PER_MM), known["subsets"], known["iterations"])
+        edge = given.pop("edge", None)
         step = Step.of(known["prior"], **given)
         prior(step, spacing_mm=(1.0, 1.0, 1.0), water_per_mm=1.0)
-        return Choice(method.name, settings, step)
+        chosen = Choice(method.name, settings, step, edge)
+        if edge is not None:
+            chosen.at_noise(1.0)
+        return chosen
+
+    def at_noise(self, noise_hu: float) -> "Choice":
+        """The same with the prior's edge in HU. Raises RecipeError where the prior has none, or has it in HU."""
+        if self.edge is None:
+            return self
+        setting = EDGES.get(self.prior.name)
+        if setting is None:
+            raise RecipeError(f"prior {self.prior.name!r} has no edge; {', '.join(EDGES)} have")
+        if setting in dict(self.prior.settings):
+            raise RecipeError(f"the recipe gives both edge and {setting}: which of them?")
+        share = self.edge
+        if isinstance(share, bool) or not isinstance(share, int | float) or not (math.isfinite(share) and share > 0):
+            raise RecipeError(f"edge is {share!r}, expected a number above 0, in units of the analytic image's noise")
+        step = Step.of(self.prior.name, **{**dict(self.prior.settings), setting: share * noise_hu})
+        return dataclasses.replace(self, prior=step, edge=None)
 
     def fidelity(self, projections: Projections) -> Fidelity:
         """Raises InputError where the scan does not hold what the likelihood needs."""
@@ -103,21 +131,37 @@ def image(
     progress: Progress,
     *,
     analytic: Analytic,
+    noise: Noise,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Float32, Grid]:
     """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
 
     `method` "pwls" or "poisson"; settings: `iterations` passes over the data (18), `subsets` (16), `prior` and its own
     settings (hyperbola; see `priors.prior`), `strength` (20): 1 lets low contrast pass half at 0.44 /mm, the same at
-    every dose and place, 20 at 0.16 /mm; edges above `delta_hu` stay. `kernel` is the one of the analytic image, the
-    start.
+    every dose and place, 20 at 0.16 /mm; edges above `delta_hu` stay, or above `edge` times what `noise` tells of the
+    analytic image, so that one recipe does the same to every dose and size. `kernel` is the one of the analytic image,
+    the start.
     Raises RecipeError, InputError, DivergenceError.
     """
     choice = Choice.of(method)
     keeper = Keeper(checkpoint, key_of(projections, method, kernel, request))
     domain = prepare(projections, choice.fidelity(projections), request, analytic)
+    if choice.edge is not None:
+        choice = choice.at_noise(loudness(domain, noise(domain.request, domain.lattice.image_grid)))
     values = solve(domain, choice.prior_of, domain.start, choice.settings, progress=progress, keeper=keeper)
     return domain.lattice.image(values), domain.lattice.image_grid
+
+
+def loudness(domain: Domain, level_hu: Float32) -> float:
+    """One number, HU, for a noise map on the image's grid: what three quarters of the body keep below.
+
+    Raises RecipeError where the attenuation of water is not known, as HU then mean nothing.
+    """
+    water = domain.projections.water_per_mm
+    if water is None:
+        raise RecipeError("an edge in units of the noise needs HU, and the attenuation of water is not known here")
+    body = domain.lattice.image(domain.start) > BODY_SHARE * water
+    return float(np.percentile(level_hu[body] if body.any() else level_hu, LOUD))
 
 
 def solve(
