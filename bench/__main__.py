@@ -26,13 +26,22 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
      ("ours:fbp_parallel", "ours:fbp_fan", "ours:fbp_stack", "peers:skimage_fbp", "peers:astra_fbp")),
     ("Helical 64-row, five turns of 1152 views, 512²",
      ("ours:helical_50", "ours:helical_100", "ours:helical_200")),
+    ("Recipes, helical, 64 rows, 92 slices of 512², reconstruct station",
+     ("recipes:helical_routine", "recipes:helical_swift")),
+    ("Recipes, axial, 24 rows × 768 views, 12 slices of 512², reconstruct station",
+     ("recipes:axial_pair", "recipes:axial_routine", "recipes:axial_model", "recipes:axial_micro")),
+    ("A chest of 600 slices of 512², 64 rows, one pass of weighted least squares",
+     ("recipes:chest",)),
 )  # fmt: skip
-SLOW = {"peers:rtk_joseph_adjoint", "peers:mbirjax_fdk", "peers:rtk_fdk"}
+SLOW = {
+    "peers:rtk_joseph_adjoint", "peers:mbirjax_fdk", "peers:rtk_fdk",
+    "recipes:axial_model", "recipes:axial_micro", "recipes:chest",
+}  # fmt: skip
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="bench", description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="leave out the slowest peers")
+    arguments.add_argument("--quick", action="store_true", help="leave out the slowest")
     arguments.add_argument("--only", default="", metavar="TEXT", help="only cases whose name holds TEXT")
     arguments.add_argument("--write", action="store_true", help="keep the table as docs/evidence/bench.md")
     chosen = arguments.parse_args()

@@ -17,7 +17,7 @@ from lampyris.model.arrays import new_digest, update_digest
 
 STORE = Path("build/dose")
 TV = Step.of("pwls", prior="tv", strength=100.0, edge=0.066)
-"""It pulls at an edge as hard as the prior of `model`, 100 · 0.066 = 20 · 0.33, and is straight from a fifth of it on."""
+"""Pulls at an edge as hard as the prior of `model`, 100 · 0.066 = 20 · 0.33, and is straight from a fifth of it on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_scan_or_recipe_is_refused(rng):
         (Step.of("pwls", edge=0.3, delta_hu=20.0), "gives both edge and delta_hu"),
         (
             Step.of("pwls", prior="quadratic", edge=0.3),
-            "prior 'quadratic' has no edge; hyperbola, huber, half, tv, qggmrf",
+            "prior 'quadratic' has no edge; hyperbola, huber",
         ),
     ],
 )

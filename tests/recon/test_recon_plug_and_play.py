@@ -156,7 +156,7 @@ def test_the_mean_of_the_body_stays_where_the_counts_put_it(rng):
     """Real network, a tenth of the dose: by less than 2 HU from the analytic one, in every slice, and air is air.
 
     Noise falls by a quarter at least; no more is asked, for voxels are five times those that the network was made for.
-    Of these voxels strength 20 smooths nothing: they end at 0.15 /mm; 300 lets half pass at 0.44·300^(−1/3) = 0.066 /mm.
+    Of these voxels strength 20 smooths nothing: they end at 0.15 /mm; 300 lets half pass at 0.066 /mm.
     """
     projections = scan("axial", 1e5, rng)
     plain = reconstruct(projections, Step("auto"), "body", SMALL)

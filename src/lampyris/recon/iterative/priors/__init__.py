@@ -3,7 +3,6 @@
 from lampyris.recon.iterative.priors.anchor import Anchor
 from lampyris.recon.iterative.priors.choose import prior
 from lampyris.recon.iterative.priors.neighbours import NeighbourPrior, Prior
-from lampyris.recon.iterative.priors.potentials import half_threshold
 from lampyris.recon.iterative.priors.variation import TotalVariation
 
-__all__ = ["Anchor", "NeighbourPrior", "Prior", "TotalVariation", "half_threshold", "prior"]
+__all__ = ["Anchor", "NeighbourPrior", "Prior", "TotalVariation", "prior"]

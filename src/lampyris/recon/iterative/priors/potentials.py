@@ -120,19 +120,3 @@ class Half:
         root += 1.0
         root = xp.sqrt(root)
         return root, xp.sqrt(root)
-
-
-def half_threshold(values: Any, strength: float) -> Any:
-    """argmin over u of (u − x)² + λ√|u|, elementwise, for x = `values` and λ = `strength`.
-
-    u = ⅔x(1 + cos(⅔π − ⅔φ)), cos φ = (λ/8)(|x|/3)^−1.5, where |x| > (54^⅓/4)·λ^⅔, else 0
-    (Xu, Chang, Xu & Zhang 2012, IEEE Trans. Neural Netw. Learn. Syst. 23:1013, eqs. 23–25).
-    """
-    xp = array_namespace(values)
-    size = xp.abs(values)
-    threshold = 54.0 ** (1 / 3) / 4 * strength ** (2 / 3)
-    above = size > threshold
-    safe = xp.where(above, size, xp.full_like(size, max(threshold, 1e-30)))
-    cosine = strength / 8 * (safe / 3) ** -1.5
-    angle = 2 / 3 * math.pi - 2 / 3 * xp.acos(cosine)
-    return xp.where(above, 2 / 3 * values * (1.0 + xp.cos(angle)), xp.zeros_like(values))
