@@ -6,7 +6,6 @@ at t and lies above it everywhere (Huber 1981, §7.8; Erdoğan & Fessler 1999, P
 take s = t², because every weight needs no more.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
