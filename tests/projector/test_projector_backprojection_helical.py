@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lampyris.model import FocalSpotShift, Gantry, Geometry, GeometryError, Grid, InputError
-from lampyris.projector.helical import ConeParallelData, ConeParallelScan, backproject_helical
+from lampyris.projector.backprojection import ConeParallelData, ConeParallelScan, backproject_helical
 
 HALF_TURN, FEED = 7, -4.1  # views in half a turn; mm per rad, the table runs backwards
 XI, XI_STEP, COLUMNS = -50.0, 3.7, 29  # not symmetric: a quarter offset and one side longer

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from lampyris.model import FocalSpotShift, Gantry, Geometry, GeometryError, Grid, InputError
-from lampyris.projector.backprojection import backproject
-from lampyris.projector.planar import PlanarBackprojector, fits
+from lampyris.projector.backprojection import PlanarBackprojector, backproject, fits
 
 ANGLES = 13.0 + np.arange(7) * 25.7
 BEAMS = {

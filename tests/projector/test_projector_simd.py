@@ -12,7 +12,7 @@ from test_projector_backprojection import flat_scan, lopsided_grid
 from test_projector_backprojection_helical import gantry, grid, scan
 
 from lampyris.projector import backproject, simd
-from lampyris.projector.helical import ConeParallelData, backproject_helical
+from lampyris.projector.backprojection import ConeParallelData, backproject_helical
 
 ROUNDING = 3e-7  # a float32 sum of two products of numbers below 1
 PLACE = 110 * 2.0**-23  # rounding of a float32 position within one vector, at the largest step used here

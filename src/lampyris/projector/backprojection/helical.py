@@ -24,7 +24,7 @@ import numpy as np
 from lampyris.model import Float32, Float64, GeometryError, Grid, InputError, Progress, silent
 from lampyris.model.arrays import frozen
 from lampyris.projector import simd
-from lampyris.projector.backprojection import MARGIN, TILE, Walk, fill, reached, turn
+from lampyris.projector.backprojection.voxels import MARGIN, TILE, Walk, fill, reached, turn
 
 
 @dataclass(frozen=True, slots=True, eq=False)

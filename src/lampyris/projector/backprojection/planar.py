@@ -9,7 +9,7 @@ import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, InputError, Progress, silent
 from lampyris.projector import ray
-from lampyris.projector.backprojection import Weighting
+from lampyris.projector.backprojection.voxels import Weighting
 from lampyris.projector.plan import Plan
 
 ROWS_AT_ONCE = 8

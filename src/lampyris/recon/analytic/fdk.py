@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, GridRequest, Orbit, Progress, Projections
-from lampyris.projector.backprojection import Backprojector
-from lampyris.projector.planar import PlanarBackprojector, fits
+from lampyris.projector.backprojection import Backprojector, PlanarBackprojector, fits
 from lampyris.recon.analytic.filtering import RampFilter, cosine_weights, filter_rows, ramp_filter
 from lampyris.recon.analytic.redundancy import FULL_TURN, angular_gaps, coverage_rad, displaced, half_fan, parker
 from lampyris.recon.field import Circle, Field, choose_field, measured_reach, shadow

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lampyris.model import Float32, Float64, GeometryError, Grid, GridRequest, Orbit, Progress, Projections
-from lampyris.projector.helical import ConeParallelData, ConeParallelScan, backproject_helical
+from lampyris.projector.backprojection import ConeParallelData, ConeParallelScan, backproject_helical
 from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.analytic.filtering import RampFilter, filter_rows, ramp_filter
 from lampyris.recon.analytic.rebinning import Fan, Resampling, fans, resample, resampling, spots, theta_range
