@@ -1,6 +1,6 @@
 """Seeds → table: the noise that one scan tells, over the noise of many scans of the same object.
 
-    python bench/passport.py [--seeds 30] [--told 3]
+    python -m bench.passport [--seeds 30] [--told 3] [--recipes micro …]
 
 An off-centre elliptic trunk with soft tissue, bone and air (closed form), counts of the compound-Poisson kind as
 Gaussian noise of the integrals, variance ∝ exp(q). Per row: mean over the trunk of told over true SD, its 5th
@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from lampyris import path
 from lampyris.model import Applied, FocalSpotShift, Gantry, Geometry, GridRequest, Projections, Step, Volume
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder
@@ -71,12 +72,14 @@ def diffused(volume: Volume) -> Volume:
     return replace(volume, values=values.astype(np.float32))
 
 
-def row(name: str, seeds: int, told: int, *, replicates: int, denoise: Callable[[Volume], Volume]) -> str:
+def row(
+    name: str, seeds: int, told: int, *, replicates: int, denoise: Callable[[Volume], Volume], how: Step = AUTO
+) -> str:
     scan = clean(SCANS[name])
     wanted = request(scan.geometry.rows)
 
     def image(projections: Projections) -> Volume:
-        return denoise(reconstruct(projections, AUTO, "hann", wanted))
+        return denoise(reconstruct(projections, how, "hann", wanted))
 
     true = np.var([image(noisy(scan, seed)).values[0] for seed in range(seeds)], axis=0, ddof=1)
     true = np.sqrt(ndimage.uniform_filter(true, 9))
@@ -110,9 +113,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--told", type=int, default=3)
     parser.add_argument("--scans", nargs="*", default=list(SCANS))
+    parser.add_argument("--recipes", nargs="*", help="these recipes' methods, with the replicates of their passports")
     chosen = parser.parse_args()
     print(f"{'scan':20} {'noise told by':32}   mean     5%    95%  in 15%")
     for name in chosen.scans:
+        for recipe in chosen.recipes or ():
+            own = path.recipe(recipe)
+            count = dict(own.passport.settings)["count"]
+            found = row(name, chosen.seeds, chosen.told, replicates=count, denoise=as_it_is, how=own.method)
+            print(f"{name:20} {f'{count} replicate, {recipe}':32} {found}", flush=True)
+        if chosen.recipes:
+            continue
         cases = [
             ("wild bootstrap", 0, as_it_is),
             ("2 replicates", 2, as_it_is),

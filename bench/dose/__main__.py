@@ -56,9 +56,8 @@ def make(scenes: tuple[str, ...], scope: tables.Scope) -> None:
 
 
 def of_scene(name: str, scope: tables.Scope) -> tables.Scope:
-    """What is made of a scene: `tv` where the error is split, all doses in the abdomen, no `model` of low contrast."""
-    scope = scope if name == "abdomen" else scope.lowest()
-    scope = scope if name in MAIN else scope.without("tv")
+    """What is made of a scene: all doses and `tv` in the abdomen, no `model` of low contrast."""
+    scope = scope if name == "abdomen" else scope.lowest().without("tv")
     return scope.without("model") if name == "contrast" else scope
 
 
