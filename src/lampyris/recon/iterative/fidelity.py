@@ -133,10 +133,16 @@ def expected_weights(weights: Float32) -> Float32:
     for part in _parts(weights.shape):
         w = weights[part]
         _refuse(np, ~(np.isfinite(w) & (w >= 0)), part, "weights are negative, NaN or infinite")
-    known = (weights > 0).astype(np.float32)
-    share = ndimage.uniform_filter(known, WINDOW, mode="nearest")
-    mean = ndimage.uniform_filter(weights, WINDOW, mode="nearest")
-    return np.asarray(np.where(known > 0, mean / np.maximum(share, np.float32(1e-6)), np.float32(0)), np.float32)
+    found = np.empty(weights.shape, np.float32)
+    halo = WINDOW[0] // 2
+    for part in _parts(weights.shape):  # in blocks: copies of a whole chest's weights would not fit beside it
+        low = max(part.start - halo, 0)
+        block = weights[low : part.stop + halo]
+        share = ndimage.uniform_filter((block > 0).astype(np.float32), WINDOW, mode="nearest")
+        mean = ndimage.uniform_filter(block, WINDOW, mode="nearest")
+        mean = np.where(block > 0, mean / np.maximum(share, np.float32(1e-6)), np.float32(0))
+        found[part] = mean[part.start - low : part.stop - low]
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
