@@ -7,7 +7,6 @@ from scipy.stats import poisson
 
 from lampyris.model import InputError, Quanta
 from lampyris.recon.iterative import fidelity as fidelities
-from lampyris.recon.iterative import fidelity
 from lampyris.recon.iterative.fidelity import FAR, ShiftedPoisson, WeightedSquares, expected_weights
 
 SHAPE = (5, 3, 7)
@@ -249,13 +248,12 @@ def test_averaging_leaves_equal_weights_and_silent_rays_as_they_are():
     np.testing.assert_allclose(expected_weights(weights), weights, rtol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [np.nan, -1.0])
 def test_averaged_weights_do_not_show_the_blocks_that_they_were_made_in(rng, monkeypatch):
     """The mean over 3 × 3 × 7 seen neighbours, the outermost repeated, whether in blocks of 2 views or in one."""
     weights = rng.random((11, 5, 13), dtype=np.float32)
     weights[rng.random(weights.shape) < 0.1] = 0
     whole = expected_weights(weights)
-    monkeypatch.setattr(fidelity, "CELLS_PER_BLOCK", 2 * 5 * 13)
+    monkeypatch.setattr(fidelities, "CELLS_PER_BLOCK", 2 * 5 * 13)
     np.testing.assert_allclose(expected_weights(weights), whole, rtol=1e-5)
     around = np.pad(weights, ((1, 1), (1, 1), (3, 3)), mode="edge").astype(float)
     places = np.argwhere(weights > 0)
@@ -264,6 +262,7 @@ def test_averaged_weights_do_not_show_the_blocks_that_they_were_made_in(rng, mon
         assert whole[v, r, c] == pytest.approx(near[near > 0].mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
 def test_weights_that_are_none_are_not_averaged(bad):
     weights = np.ones((5, 4, 11), np.float32)
     weights[3, 2, 6] = bad
