@@ -288,7 +288,9 @@ def main() -> None:
         return
     scene = Scene(48, 12, 60) if chosen.quick else Scene(64, 16, 90)
     with tempfile.TemporaryDirectory() as passing:
-        lines = report(scene, chosen.images or Path(passing))
+        folder = chosen.images or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = report(scene, folder)
     print("\n".join(lines))
     if chosen.write:
         head = ["# Iterative images beside mbirjax", "", "Written by `python -m bench.iterative --write`.", ""]

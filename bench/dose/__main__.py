@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.dose import images, pictures, tables
+from bench.dose import images, pictures, tables, verdicts
 from bench.dose.scenes import MAS, names, scene
 
 EVIDENCE = Path("docs/evidence")
@@ -77,6 +77,7 @@ def document(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
     if left := [name for name in names() if name not in scenes]:
         lines += [f"Not made in this run: {', '.join(left)}.", ""]
     main_scenes, new = [tuple(each for each in group if each in scenes) for group in (MAIN, NEW)]
+    lines += ["## What was asked, and what was found", "", *verdicts.table(scenes, new, scope)]
     lines += [*_errors(main_scenes, scope), *_tasks(scenes, scope)]
     if new:
         lines += ["## Where nothing was trained on", "", *tables.generalisation(new, scope.without("tv"))]

@@ -1,0 +1,107 @@
+"""Figures of the scenes → what was asked of `micro`, what was found, and whether it is enough, as markdown."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.dose import measure
+from bench.dose.tables import FULL, Scope, fraction
+
+MICRO = "micro"
+RMSE_LIMIT, SLACK_AT_LOWEST = 1.0, 1.15
+ORGAN_HU, F50_SHARE, NODULE_BIAS, NODULE_DEVIATION, NODULE_MM, LAA_POINTS = 3.0, 0.9, 5.0, 8.0, 6.0, 1.0
+WORSE_THAN_MODEL = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One figure beside its limit."""
+
+    asked: str
+    found: str
+    met: bool
+
+    def line(self) -> str:
+        return f"| {self.asked} | {self.found} | {'yes' if self.met else '**no**'} |"
+
+
+def table(scenes: tuple[str, ...], new: tuple[str, ...], scope: Scope) -> list[str]:
+    """Every promise that the scenes at hand can judge."""
+    judged = [one for name in ("abdomen", "thorax") if name in scenes for one in _errors(name, scope)]
+    judged += list(_organs(scope)) if "abdomen" in scenes else []
+    judged += list(_rods(scope)) if "rods" in scenes else []
+    judged += [*_nodules(scope), *_emphysema(scope)] if "thorax" in scenes else []
+    judged += [one for name in new for one in _new(name, scope)]
+    return ["| asked of `micro` | found | met |", "|---|---|---|", *(one.line() for one in judged), ""]
+
+
+def _errors(name: str, scope: Scope) -> Iterator[Verdict]:
+    full = measure.rmse(name, *FULL, scope.seeds)
+    doses = scope.doses if name == "abdomen" else scope.lowest().doses
+    for dose in doses:
+        limit = SLACK_AT_LOWEST if dose == min(scope.doses) else RMSE_LIMIT
+        made = measure.rmse(name, MICRO, dose, scope.seeds)
+        ratios = {tissue: float(made[tissue].mean() / full[tissue].mean()) for tissue in ("body", "lung", "soft")}
+        told = ", ".join(f"{tissue} {ratio:.2f}" for tissue, ratio in ratios.items())
+        asked = f"{name}, {fraction(dose)}: RMSE ≤ {limit:g} × full-dose routine"
+        yield Verdict(asked, told, max(ratios.values()) <= limit)
+    if "tv" in scope.methods and name == "abdomen":
+        dose = min(scope.doses)
+        made, other = (measure.rmse(name, method, dose, 1) for method in (MICRO, "tv"))
+        told = ", ".join(f"{t} {made[t][0]:.1f} against {other[t][0]:.1f} HU" for t in ("body", "lung", "soft"))
+        better = all(made[t][0] < other[t][0] for t in ("body", "lung", "soft"))
+        yield Verdict(f"{name}, {fraction(dose)}: RMSE below total variation's", told, better)
+
+
+def _organs(scope: Scope) -> Iterator[Verdict]:
+    dose = min(scope.doses)
+    quiet = measure.image("abdomen", "routine", np.inf, 0).volume.values
+    for title, reference in (("truth", measure.truth("abdomen").values), ("noise-free routine", quiet)):
+        worst = measure.organs("abdomen", MICRO, dose, scope.seeds, reference).worst
+        same = measure.organs("abdomen", *FULL, scope.seeds, reference).worst
+        told = f"worst {worst.bias:+.1f} HU ({worst.name}); full-dose routine {same.bias:+.1f} HU ({same.name})"
+        yield Verdict(
+            f"organs, {fraction(dose)}: mean within {ORGAN_HU:g} HU of the {title}", told, abs(worst.bias) <= ORGAN_HU
+        )
+
+
+def _rods(scope: Scope) -> Iterator[Verdict]:
+    dose = min(scope.doses)
+    full, made = measure.resolutions(*FULL, scope.seeds), measure.resolutions(MICRO, dose, scope.seeds)
+    for rod in measure.RODS:
+        share = made[rod][0] / full[rod][0]
+        told = f"{made[rod][0]:.3f} /mm, {share:.2f} ×"
+        yield Verdict(f"rod {rod}, {fraction(dose)}: f50 ≥ {F50_SHARE:g} × full-dose routine", told, share >= F50_SHARE)
+
+
+def _nodules(scope: Scope) -> Iterator[Verdict]:
+    for size, (found, seen) in measure.nodules(MICRO, min(scope.doses), scope.seeds).items():
+        asked = f"solid nodule {size:g} mm: volume within {NODULE_BIAS:g} %"
+        if found is None:
+            yield Verdict(asked, "not measured", False)
+            continue
+        steady = size < NODULE_MM or (found.deviation or 0.0) <= NODULE_DEVIATION
+        spread = "" if found.deviation is None else f", SD {found.deviation:.1f} %"
+        yield Verdict(
+            asked,
+            f"{found.mean:+.1f} %{spread}, {seen} of {scope.seeds} seeds",
+            abs(found.mean) <= NODULE_BIAS and steady,
+        )
+
+
+def _emphysema(scope: Scope) -> Iterator[Verdict]:
+    full = measure.emphysema(*FULL, scope.seeds)
+    for share, (truth, read) in measure.emphysema(MICRO, min(scope.doses), scope.seeds).items():
+        told = f"{read.mean:.1f} %; full-dose routine {full[share][1].mean:.1f} %"
+        asked = f"LAA-950 of {truth:.1f} %: within {LAA_POINTS:g} point"
+        yield Verdict(asked, told, abs(read.mean - truth) <= LAA_POINTS)
+
+
+def _new(name: str, scope: Scope) -> Iterator[Verdict]:
+    dose = min(scope.doses)
+    model, made = (measure.rmse(name, method, dose, 1) for method in ("model", MICRO))
+    ratios = {tissue: float(made[tissue][0] / model[tissue][0]) for tissue in model}
+    told = ", ".join(f"{tissue} {ratio:.2f}" for tissue, ratio in ratios.items())
+    asked = f"{name}, {fraction(dose)}: RMSE ≤ {WORSE_THAN_MODEL:g} × model's"
+    yield Verdict(asked, told, max(ratios.values()) <= WORSE_THAN_MODEL)
