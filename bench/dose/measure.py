@@ -232,6 +232,7 @@ ORGANS = {
     67: "iliac vein left", 68: "iliac vein right", 75: "femur left", 76: "femur right", 77: "hip left",
     78: "hip right", 79: "spinal cord", 80: "gluteus maximus left", 81: "gluteus maximus right",
     82: "gluteus medius left", 83: "gluteus medius right", 84: "gluteus minimus left", 85: "gluteus minimus right",
-    86: "autochthon left", 87: "autochthon right", 88: "iliopsoas left", 89: "iliopsoas right",
-}  # fmt: skip
-"""Names of the classes of TotalSegmentator version 2; ribs and others go by their number."""
+    86: "autochthon left", 87: "autochthon right", 88: "iliopsoas left", 89: "iliopsoas right", 116: "sternum",
+    117: "costal cartilages",
+} | {91 + n: f"rib left {n}" for n in range(1, 13)} | {103 + n: f"rib right {n}" for n in range(1, 13)}  # fmt: skip
+"""Names of the classes of TotalSegmentator version 2; others go by their number."""
