@@ -56,9 +56,10 @@ def make(scenes: tuple[str, ...], scope: tables.Scope) -> None:
 
 
 def of_scene(name: str, scope: tables.Scope) -> tables.Scope:
-    """What is made of a scene: all doses and `tv` in the abdomen, no `model` of low contrast."""
-    scope = scope if name == "abdomen" else scope.lowest().without("tv")
-    return scope.without("model") if name == "contrast" else scope
+    """What is made of a scene: all doses and methods in the abdomen, `model` too where nothing was trained on."""
+    if name == "abdomen":
+        return scope
+    return scope.lowest().without("tv") if name in NEW else scope.lowest().without("tv", "model")
 
 
 def document(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
@@ -81,7 +82,7 @@ def document(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
     lines += [*_errors(main_scenes, scope), *_tasks(scenes, scope)]
     if new:
         lines += ["## Where nothing was trained on", "", *tables.generalisation(new, scope.without("tv"))]
-    return [*lines, "## Failures", "", pictures.failures((*main_scenes, *new), scope.without("tv"), EVIDENCE), ""]
+    return [*lines, "## Failures", "", pictures.failures((*main_scenes, *new), scope.without("tv", "model"), EVIDENCE), ""]
 
 
 def _errors(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
@@ -93,11 +94,11 @@ def _errors(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
         "",
     ]
     for name in scenes:
-        lines += [*tables.rmse(name, of_scene(name, scope)), pictures.side_by_side(name, scope, EVIDENCE), ""]
+        lines += [*tables.rmse(name, of_scene(name, scope)), pictures.side_by_side(name, of_scene(name, scope), EVIDENCE), ""]
     lines += ["## Which frequencies hold it back", ""]
     for name, tissue in (("abdomen", "soft"), ("thorax", "lung")):
         if name in scenes:
-            lines += tables.bands(name, tissue, scope)
+            lines += tables.bands(name, tissue, of_scene(name, scope))
     return lines
 
 
