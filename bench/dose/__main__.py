@@ -82,7 +82,8 @@ def document(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
     lines += [*_errors(main_scenes, scope), *_tasks(scenes, scope)]
     if new:
         lines += ["## Where nothing was trained on", "", *tables.generalisation(new, scope.without("tv"))]
-    return [*lines, "## Failures", "", pictures.failures((*main_scenes, *new), scope.without("tv", "model"), EVIDENCE), ""]
+    shown = pictures.failures((*main_scenes, *new), scope.without("tv", "model"), EVIDENCE)
+    return [*lines, "## Failures", "", shown, ""]
 
 
 def _errors(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
@@ -94,7 +95,8 @@ def _errors(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
         "",
     ]
     for name in scenes:
-        lines += [*tables.rmse(name, of_scene(name, scope)), pictures.side_by_side(name, of_scene(name, scope), EVIDENCE), ""]
+        made = of_scene(name, scope)
+        lines += [*tables.rmse(name, made), pictures.side_by_side(name, made, EVIDENCE), ""]
     lines += ["## Which frequencies hold it back", ""]
     for name, tissue in (("abdomen", "soft"), ("thorax", "lung")):
         if name in scenes:

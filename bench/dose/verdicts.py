@@ -34,7 +34,7 @@ def table(scenes: tuple[str, ...], new: tuple[str, ...], scope: Scope) -> list[s
     judged += list(_organs(scope)) if "abdomen" in scenes else []
     judged += list(_rods(scope)) if "rods" in scenes else []
     judged += [*_nodules(scope), *_emphysema(scope)] if "thorax" in scenes else []
-    judged += [one for name in new for one in _new(name, scope)]
+    judged += [one for name in scenes if name in ("abdomen", *new) for one in _beside_model(name, scope)]
     return ["| asked of `micro` | found | met |", "|---|---|---|", *(one.line() for one in judged), ""]
 
 
@@ -103,7 +103,7 @@ def _emphysema(scope: Scope) -> Iterator[Verdict]:
         yield Verdict(asked, told, abs(read.mean - truth) <= LAA_POINTS)
 
 
-def _new(name: str, scope: Scope) -> Iterator[Verdict]:
+def _beside_model(name: str, scope: Scope) -> Iterator[Verdict]:
     dose = min(scope.doses)
     model, made = (measure.rmse(name, method, dose, 1) for method in ("model", MICRO))
     ratios = {tissue: float(made[tissue][0] / model[tissue][0]) for tissue in model}
