@@ -135,10 +135,14 @@ def raw_info(arguments: argparse.Namespace) -> int:
 
 
 def raw_convert(arguments: argparse.Namespace) -> int:
-    """Any readable raw scan → .lraw or DICOM-CT-PD."""
+    """Any readable raw scan → .lraw, as it is or coded for a link, or DICOM-CT-PD."""
     scan = _read(arguments, arguments.scan)
     if arguments.output.suffix == ".lraw":
-        raw.write(scan, arguments.output)
+        decision = None if arguments.coding is None else raw.Decision(arguments.coding, "asked for by command")
+        raw.write(scan, arguments.output, decision=decision)
+        scan = raw.read(arguments.output)
+    elif arguments.coding is not None:
+        raise InputError(f"{arguments.output.name} would be DICOM-CT-PD, which takes no coding; name it NAME.lraw")
     else:
         raw.ctpd.write(scan, arguments.output)
     _tell_scan(arguments, scan, arguments.output)
@@ -363,6 +367,9 @@ def _tell_scan(arguments: argparse.Namespace, scan: RawScan, place: Path) -> Non
     terminal.say(
         "  calibration: " + ", ".join(f"{key} {'–' if one is None else 'yes'}" for key, one in calibration.items())
     )
+    if scan.coding is not None:
+        coded = f"{scan.coding.steps_per_sigma:g} steps per σ, {100 * scan.coding.added_noise:.2f} % noise added"
+        terminal.say(f"  counts coded in {coded}, from scan {scan.coding.source_id[:16]}…")
 
 
 def _exit(judged: list[Assessment]) -> int:

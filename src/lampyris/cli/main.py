@@ -9,6 +9,7 @@ from lampyris import __version__
 from lampyris.cli import commands, dose_study
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
+from lampyris.raw import CODINGS
 
 CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate stops an image (recon, assess) · 65 the input is at fault
 (its sender can mend it) · 69 the machine is (its operator can) · 70 Lampyris is (we must) · 130 interrupted"""
@@ -212,6 +213,10 @@ def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     convert.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="NAME.lraw, or a folder for DICOM-CT-PD"
     )
+    convert.add_argument(
+        "--coding", default=None, choices=tuple(CODINGS),
+        help="code NAME.lraw for a link: every count as it is, or in steps of its noise (default: made for a disk)",
+    )  # fmt: skip
     _reading(convert)
     _json(convert)
     convert.set_defaults(run=commands.raw_convert)

@@ -138,13 +138,28 @@ class _Chain:
         return Quanta(measured, air, exposure, spot, (noise.electronic_counts / noise.gain_counts) ** 2)
 
     def history(self) -> list[Applied]:
-        """What the scanner had made, then what was made here, in order."""
+        """What was done to the counts on their way, what the scanner had made, then what was made here, in order."""
         made = [self.beam, self.cells, self.scatter, self.log, self.restoration, self.hardening]
         here = {one.name: one for one in (each.record() for each in made if each is not None)}
         if self.ringed is not None:
             here[self.ringed.name] = self.ringed
         scanner = [Applied.of(name, made_by="scanner") for name in self.scan.applied]
-        return scanner + [here[name] for name in ORDER if name in self.wanted and name in here]
+        return _coded(self.scan) + scanner + [here[name] for name in ORDER if name in self.wanted and name in here]
+
+
+def _coded(scan: RawScan) -> list[Applied]:
+    """How the counts were coarsened, with the scan as it was measured and the noise that the steps add."""
+    coding = scan.coding
+    if coding is None:
+        return []
+    return [
+        Applied.of(
+            "coding",
+            steps_per_sigma=coding.steps_per_sigma,
+            added_noise=coding.added_noise,
+            source_id=coding.source_id,
+        )
+    ]
 
 
 def _checked(scan: RawScan, steps: Sequence[Step]) -> dict[str, Step]:

@@ -23,6 +23,7 @@ _REASONS_TOLD = 10
 _KERNEL_GROUPS = {"body": "SOFT_TISSUE", "soft": "SOFT_TISSUE", "lung": "LUNG", "bone": "BONE", "brain": "BRAIN"}
 
 _PLAIN = {
+    "coding": "counts sent in steps of their noise",
     "dark_air": "dark and air calibration",
     "bad_cells": "bad cells interpolated",
     "log": "logarithm",

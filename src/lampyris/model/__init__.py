@@ -19,16 +19,16 @@ from lampyris.model.errors import (
 from lampyris.model.geometry import FocalSpotShift, Gantry, Geometry
 from lampyris.model.orbit import Orbit
 from lampyris.model.recipe import GridRequest, Limit, Recipe, Step, Verdict
-from lampyris.model.scan import Acquisition, Applied, Noise, Projections, Quanta, RawScan
+from lampyris.model.scan import Acquisition, Applied, Coding, Noise, Projections, Quanta, RawScan
 from lampyris.model.spectrum import Bowtie, Spectrum
 from lampyris.model.study import Study
 from lampyris.model.volume import PATIENT_POSITIONS, Grid, Volume, patient_axes
 
 __all__ = [
-    "PATIENT_POSITIONS", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError", "Counts",
-    "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64", "FocalSpotShift",
-    "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError", "LampyrisError", "Limit",
-    "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError", "Progress", "Projections", "Quanta",
-    "RawScan", "Recipe", "RecipeError", "SeriesError", "Spectrum", "Step", "StorageError", "Study", "Verdict", "Volume",
-    "patient_axes", "silent",
+    "PATIENT_POSITIONS", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError", "Coding",
+    "Counts", "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64",
+    "FocalSpotShift", "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError",
+    "LampyrisError", "Limit", "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError", "Progress",
+    "Projections", "Quanta", "RawScan", "Recipe", "RecipeError", "SeriesError", "Spectrum", "Step", "StorageError",
+    "Study", "Verdict", "Volume", "patient_axes", "silent",
 ]  # fmt: skip

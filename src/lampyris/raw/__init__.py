@@ -1,7 +1,43 @@
-"""Files of scanners, beamlines and simulators → RawScan, and the archive of our own: `.lraw`."""
+"""Files of scanners, beamlines and simulators → RawScan, and our own archive `.lraw`, for a disk or for a link."""
 
-from lampyris.raw import container, ctpd
-from lampyris.raw.container import Info, info, verify, write
+from lampyris.raw import codec, container, ctpd
+from lampyris.raw.codec import CODINGS, Decision, Policy
+from lampyris.raw.container import (
+    ARRIVING,
+    PART_BYTES,
+    Info,
+    Part,
+    arrived,
+    coarsened,
+    cut,
+    info,
+    pack,
+    unpack,
+    verify,
+    write,
+)
 from lampyris.raw.read import FORMATS, Format, read
 
-__all__ = ["FORMATS", "Format", "Info", "container", "ctpd", "info", "read", "verify", "write"]
+__all__ = [
+    "ARRIVING",
+    "CODINGS",
+    "FORMATS",
+    "PART_BYTES",
+    "Decision",
+    "Format",
+    "Info",
+    "Part",
+    "Policy",
+    "arrived",
+    "coarsened",
+    "codec",
+    "container",
+    "ctpd",
+    "cut",
+    "info",
+    "pack",
+    "read",
+    "unpack",
+    "verify",
+    "write",
+]

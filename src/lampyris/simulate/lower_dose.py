@@ -75,9 +75,10 @@ def realise(quiet: RawScan, dose: float, rng: np.random.Generator) -> RawScan:
     """
     if not dose > 0:
         raise InputError(f"dose {dose}: expected a factor above 0")
-    if np.issubdtype(quiet.counts.dtype, np.integer):
+    counted = quiet.counts.dtype if quiet.coding is None else np.dtype(quiet.coding.dtype)
+    if np.issubdtype(counted, np.integer):
         raise InputError(
-            f"counts are {quiet.counts.dtype}: they were digitised, with their noise; only a scan of a protocol with"
+            f"counts are {counted}: they were digitised, with their noise; only a scan of a protocol with"
             " noise=False holds the means"
         )
     noise, dark = _known(quiet)

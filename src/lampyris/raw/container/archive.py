@@ -1,32 +1,29 @@
 """RawScan ↔ one `.lraw` file: a Zarr 3 hierarchy in a zip, lossless, sharded by turn, with digests of every part.
 
-Inside: `counts` (views, rows, columns), sharded along views by one turn of the gantry, compressed (Blosc: bit shuffle
-and LZ4) in chunks of some 250 views × 16 rows × all columns, each with a CRC-32C; every array of `RawScan.arrays()` as
-one uncompressed chunk; and, written last, the root attributes under "lampyris": format version, the facts, the scan's
-id, and size and SHA-256 of every other member. Decision 0040 says why.
+Inside: every array of `RawScan.arrays()` as one uncompressed chunk; `counts` (views, rows, columns), sharded along
+views by one turn of the gantry, in chunks of some 250 views × 16 rows × all columns, each with a checksum, compressed
+for a disk (Blosc: bit shuffle and LZ4) or for a link (HTJ2K, exact or in steps of the noise); and, written last, the
+root attributes under "lampyris": format version, the facts, the scan's id, and size and SHA-256 of every other member.
+Decisions 0040 and 0111 say why.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from lampyris.model import FormatError, InputError, Progress, RawScan, StorageError, silent
-from lampyris.model.arrays import Float64, canonical_json, new_digest, update_digest
+from lampyris.raw.codec import Decision
 from lampyris.raw.container.bundle import BundleWriter, sha256_of
 from lampyris.raw.container.facts import scan_from
-from lampyris.raw.container.opened import FORMAT, SUFFIX, UNFINISHED, VERSION, Opened, sha256_of_json
-
-CHUNK_VIEWS, CHUNK_ROWS = 250, 16
-SHARD_BYTES = 256 << 20
+from lampyris.raw.container.opened import SUFFIX, UNFINISHED, Opened
+from lampyris.raw.container.writer import begun, fill, little, views_per_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +39,46 @@ class Info:
     counts_bytes: int
     arrays: tuple[str, ...]
     facts: dict[str, Any]
+    decision: dict[str, str] | None
+    source_id: str
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def write(scan: RawScan, path: str | os.PathLike[str], *, progress: Progress = silent) -> None:
+def write(
+    scan: RawScan,
+    path: str | os.PathLike[str],
+    *,
+    decision: Decision | None = None,
+    progress: Progress = silent,
+) -> None:
     """Write a scan to one `.lraw` file: whole, or not at all.
 
-    The file grows under a hidden name beside its target (".NAME.….partial"), reaches the disk and only then takes the
-    target's place; until then an older file of that name stays what it was. What a killed process leaves does not open.
+    Without a decision the counts are kept exactly, compressed for a fast disk; with one they are coded for a link as it
+    says, and what is read back is the coded scan, with an id of its own where counts were coarsened.
 
-    Raises InputError when the counts hold NaN or do not belong to `scan.id`, StorageError when the disk is full,
-    read-only or failing.
+    Raises InputError when the counts hold NaN or do not belong to `scan.id`, what `coding_of` raises when they cannot
+    be coarsened, StorageError when the disk is full, read-only or failing.
     """
-    target = Path(path)
+    with whole(Path(path)) as file, BundleWriter(file) as store:
+        for written in fill(store, scan, decision):
+            progress(written.views / scan.views)
+
+
+@contextlib.contextmanager
+def whole(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes its target's place when it is complete.
+
+    It grows under a hidden name beside its target (".NAME.….partial"), reaches the disk and only then takes the
+    target's place; until then an older file of that name stays what it was. What a killed process leaves does not open.
+    """
     if target.suffix != SUFFIX:
         raise InputError(f"a raw scan is written to a name that ends in {SUFFIX}, not to {target.name}")
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         with partial.open("xb") as file:
-            _fill(file, scan, progress)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
@@ -91,20 +107,27 @@ def read(path: str | os.PathLike[str]) -> RawScan:
     Table of contents, metadata and every array but the counts are checked against their digests; `verify` checks all.
     Raises FormatError when the file is truncated, tampered with, of a newer version or no raw scan at all.
     """
-    opened = Opened(Path(path))
-    return scan_from(opened.facts, opened.arrays(), opened.counts, opened.id, opened.name)
+    return scan_of(Opened(Path(path)))
+
+
+def scan_of(opened: Opened) -> RawScan:
+    """The scan of an opened file; its coding, if it has one, names the scan that it was made from."""
+    scan = scan_from(opened.facts, opened.arrays(), opened.counts, opened.id, opened.name)
+    if scan.coding is None:
+        return scan
+    return dataclasses.replace(scan, coding=dataclasses.replace(scan.coding, source_id=opened.source_id))
 
 
 def info(path: str | os.PathLike[str]) -> Info:
     """What a `.lraw` holds, without reading its counts; raises FormatError like `read`."""
     opened = Opened(Path(path))
-    scan = scan_from(opened.facts, opened.arrays(), opened.counts, opened.id, opened.name)
+    scan = scan_of(opened)
     private = ("AcquisitionDateTime", "DeviceSerialNumber", "StationName", "FrameOfReferenceUID")
     acquisition = {key: value for key, value in opened.facts["acquisition"].items() if key not in private}
     stored = sum(member.bytes for name, member in opened.members.items() if name.startswith("counts/"))
     return Info(
         id=opened.id,
-        version=VERSION,
+        version=opened.version,
         shape=scan.geometry.shape,
         dtype=str(opened.counts.dtype),
         views_per_turn=views_per_turn(scan.geometry.source),
@@ -112,6 +135,8 @@ def info(path: str | os.PathLike[str]) -> Info:
         counts_bytes=int(np.prod(scan.geometry.shape)) * opened.counts.dtype.itemsize,
         arrays=tuple(opened.names),
         facts={**opened.facts, "acquisition": acquisition},
+        decision=opened.decision,
+        source_id=opened.source_id,
     )
 
 
@@ -131,126 +156,16 @@ def verify(path: str | os.PathLike[str], *, progress: Progress = silent) -> None
             f"{opened.name}: {len(damaged)} of {len(opened.members)} members differ from their digest:"
             f" {'; '.join(damaged)}: a failing disk, or tampered with?"
         )
-    digest = new_digest()
-    for name, array in opened.arrays().items():
-        update_digest(digest, name, array)
-    _update_with_facts(digest, opened.facts, opened.counts)
+    digest = begun(opened.arrays(), opened.facts, opened.counts)
     views, step = opened.counts.shape[0], opened.shard_views
     for first in range(0, views, step):
-        digest.update(_little(opened.counts[first : first + step]).data)
+        digest.update(little(opened.counts[first : first + step]).data)
         progress(min(first + step, views) / views)
     if digest.hexdigest() != opened.id:
         raise FormatError(
             f"{opened.name}: the content has digest {digest.hexdigest()[:12]}…, the file says {opened.id[:12]}…:"
             " tampered with by someone who renewed the members' digests?"
         )
-
-
-def views_per_turn(source: Float64) -> float:
-    """Mean number of views per turn of the source (views, 3) about the y axis; all views where it stands still."""
-    angle = np.unwrap(np.arctan2(source[:, 0], source[:, 2]))
-    step = abs(float(angle[-1] - angle[0])) / max(len(source) - 1, 1)
-    return 2 * np.pi / step if step > 1e-9 else float(len(source))
-
-
-def _fill(file: BinaryIO, scan: RawScan, progress: Progress) -> None:
-    with BundleWriter(file) as store:
-        digest = new_digest()
-        arrays = scan.arrays()
-        for name, array in arrays.items():
-            little = _little(array)
-            _create(store, name, little.shape, little.dtype)[...] = little
-            update_digest(digest, name, array)
-        facts = _json_facts(scan)
-        _update_with_facts(digest, facts, scan.counts)
-        _write_counts(store, scan, digest, progress)
-        if digest.hexdigest() != scan.id:
-            raise InputError(
-                f"the content has digest {digest.hexdigest()[:12]}…, the scan is called {scan.id[:12]}…:"
-                " was it changed after it was made? Make a new RawScan with id=''"
-            )
-        manifest = {
-            "format": FORMAT,
-            "version": VERSION,
-            "id": scan.id,
-            "arrays": list(arrays),
-            "facts": facts,
-            "members": {name: [member.bytes, member.sha256] for name, member in store.members.items()},
-        }
-        manifest["sha256"] = sha256_of_json(manifest)
-        zarr.open_group(store, mode="r+", zarr_format=3).attrs["lampyris"] = manifest
-
-
-def _json_facts(scan: RawScan) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(canonical_json(scan.facts()))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the scan's facts are no JSON values ({error}): NaN, infinity or a foreign type?") from error
-    return facts
-
-
-def _write_counts(store: BundleWriter, scan: RawScan, digest: Any, progress: Progress) -> None:
-    chunk, shard = _layout(scan)
-    dtype = np.dtype(scan.counts.dtype).newbyteorder("<")
-    if dtype.kind not in "uif":
-        raise InputError(f"counts are {scan.counts.dtype}, expected integers or real numbers")
-    stored = _create(store, "counts", scan.geometry.shape, dtype, chunk, shard)
-    for first in range(0, scan.views, shard[0]):
-        block = _little(scan.counts[first : first + shard[0]])
-        if dtype.kind == "f" and not np.isfinite(block).all():
-            bad = int(block.size - np.isfinite(block).sum())
-            raise InputError(f"counts of views {first}…{first + len(block) - 1} hold {bad} NaN or infinite values")
-        digest.update(block.data)
-        stored[first : first + len(block)] = block
-        progress((first + len(block)) / scan.views)
-
-
-def _layout(scan: RawScan) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Shapes of chunk and shard: a shard is a turn (or what fits 256 MiB), a whole number of chunks each way."""
-    views, rows, columns = scan.geometry.shape
-    chunk_rows = min(rows, CHUNK_ROWS)
-    shard_rows = -(-rows // chunk_rows) * chunk_rows
-    view_bytes = shard_rows * columns * np.dtype(scan.counts.dtype).itemsize
-    turn = min(views, max(1, round(views_per_turn(scan.geometry.source))), max(1, SHARD_BYTES // view_bytes))
-    chunks = -(-turn // CHUNK_VIEWS)
-    chunk_views = -(-turn // chunks)
-    return (chunk_views, chunk_rows, columns), (chunk_views * chunks, shard_rows, columns)
-
-
-def _create(
-    store: BundleWriter,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: Any,
-    chunk: tuple[int, ...] | None = None,
-    shard: tuple[int, ...] | None = None,
-) -> Any:
-    compress = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),) if shard else ()
-    return zarr.create_array(
-        store,
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        chunks=chunk or shape,
-        shards=shard,
-        filters=(),
-        compressors=(*compress, Crc32cCodec()),
-        fill_value=0,
-        config={"write_empty_chunks": True},  # a missing chunk must be damage, never zeros
-    )
-
-
-def _update_with_facts(digest: Any, facts: dict[str, Any], counts: Any) -> None:
-    """The middle of `RawScan.digest`: facts as they stand in the file, then type and shape of the counts."""
-    digest.update(canonical_json(facts).encode())
-    dtype = np.dtype(counts.dtype).newbyteorder("<").str
-    digest.update(canonical_json(["counts", dtype, list(counts.shape)]).encode())
-
-
-def _little(values: Any) -> np.ndarray:
-    """Contiguous and little-endian, as it is stored and digested."""
-    array = np.ascontiguousarray(values)
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from lampyris.model import FormatError, ProgramError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
+_MEMBER = struct.Struct("<4s2xHH8xIIHH")
 ROOT = "zarr.json"
 _DATE = (1980, 1, 1, 0, 0, 0)  # no clock in a file: the same scan gives the same bytes
 
@@ -132,12 +133,13 @@ class BundleReader(_Bundle):
     """A store over a zip file of uncompressed members; ranges are read where they lie, from any thread.
 
     Raises FormatError when the file is no zip, is truncated, or its members are compressed, doubled or overlapping.
-    The open file stays the one that was opened, even when another takes its name.
+    The open file stays the one that was opened, even when another takes its name. Of a file that is still `arriving`,
+    without its table of contents, it holds the members that are whole, as their own headers tell.
     """
 
     supports_writes = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, arriving: bool = False) -> None:
         super().__init__(read_only=True)
         self._is_open = True
         self.path = path
@@ -146,7 +148,7 @@ class BundleReader(_Bundle):
         self._close = weakref.finalize(self, self._file.close)
         self.size = path.stat().st_size
         try:
-            self._place = self._contents()
+            self._place = self._begun() if arriving else self._contents()
         except FormatError:
             self.close()
             raise
@@ -164,6 +166,11 @@ class BundleReader(_Bundle):
     def bytes_of(self, name: str) -> int:
         """Length of a member in bytes."""
         return self._place[name][1]
+
+    def end_of(self, name: str) -> int:
+        """Where a member ends in the file."""
+        offset, size = self._place[name]
+        return offset + size
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes [start, stop) of a member."""
@@ -219,6 +226,25 @@ class BundleReader(_Bundle):
                 raise FormatError(f"{self.path.name}: member {entry.filename} reaches beyond the end: truncated?")
             found[entry.filename] = (offset, entry.file_size)
         return found
+
+    def _begun(self) -> dict[str, tuple[int, int]]:
+        """Offset and length of the members that are whole so far."""
+        found: dict[str, tuple[int, int]] = {}
+        end = 0
+        while True:
+            self._file.seek(end)
+            header = self._file.read(_MEMBER.size)
+            if len(header) < _MEMBER.size or not header.startswith(b"PK\3\4"):
+                return found
+            _, flags, method, packed, size, name_bytes, extra = _MEMBER.unpack(header)
+            name = self._file.read(name_bytes).decode("utf-8", "replace")
+            if flags & ~0x800 or method or packed != size or name in found:
+                raise FormatError(f"{self.path.name}: member {name!r} is compressed, streamed or doubled: not ours?")
+            offset = end + _MEMBER.size + name_bytes + extra
+            end = offset + size
+            if end > self.size:
+                return found
+            found[name] = (offset, size)
 
     def _content_offset(self, entry: zipfile.ZipInfo) -> int:
         self._file.seek(entry.header_offset)

@@ -1,10 +1,22 @@
 """Facts (JSON values) and named arrays, as a container keeps them → RawScan."""
 
+from dataclasses import asdict
 from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from lampyris.model import Acquisition, Bowtie, Counts, FormatError, Geometry, InputError, Noise, RawScan, Spectrum
+from lampyris.model import (
+    Acquisition,
+    Bowtie,
+    Coding,
+    Counts,
+    FormatError,
+    Geometry,
+    InputError,
+    Noise,
+    RawScan,
+    Spectrum,
+)
 
 
 def scan_from(facts: dict[str, Any], arrays: dict[str, np.ndarray], counts: Counts, id_: str, name: str) -> RawScan:
@@ -25,10 +37,11 @@ def scan_from(facts: dict[str, Any], arrays: dict[str, np.ndarray], counts: Coun
             air_exposure_mas=_number(facts["air_exposure_mas"]),
             bad_cells=arrays.get("bad_cells"),
             spectrum=_spectrum(facts, arrays),
-            noise=None if facts["noise"] is None else Noise(**{k: _number(v) for k, v in facts["noise"].items()}),
+            noise=None if facts["noise"] is None else _noise(facts["noise"]),
             acquisition=_acquisition(facts["acquisition"], name),
             applied=tuple(str(each) for each in facts["applied"]),
             water_per_mm=None if facts.get("water_per_mm") is None else _number(facts["water_per_mm"]),
+            coding=None if facts.get("coding") is None else coding_from(facts["coding"]),
             id=id_,
         )
     except FormatError:
@@ -37,10 +50,37 @@ def scan_from(facts: dict[str, Any], arrays: dict[str, np.ndarray], counts: Coun
         raise FormatError(f"{name}: its facts make no scan ({error}): damaged or tampered with?") from error
 
 
+def coding_facts(coding: Coding) -> dict[str, Any]:
+    """A coding as JSON values, as it stands in `RawScan.facts`: without the id of the scan that it was made from."""
+    return {key: value for key, value in asdict(coding).items() if key != "source_id"}
+
+
+def coding_from(facts: dict[str, Any]) -> Coding:
+    """The inverse of `coding_facts`. Raises FormatError for missing, unknown and impossible entries."""
+    try:
+        if set(facts) != {"steps_per_sigma", "pedestal_counts", "noise", "dtype"} or facts["dtype"] not in _COUNTED:
+            raise FormatError(
+                f"a coding of {sorted(facts)}, counts {facts.get('dtype')!r}: written by a newer version?"
+            )
+        steps, pedestal = _number(facts["steps_per_sigma"]), _number(facts["pedestal_counts"])
+        return Coding(steps, pedestal, _noise(facts["noise"]), facts["dtype"])
+    except FormatError:
+        raise
+    except (InputError, TypeError, AttributeError) as error:
+        raise FormatError(f"a coding that makes no steps ({error}): damaged or tampered with?") from error
+
+
+_COUNTED = {
+    np.dtype(name).newbyteorder("<").str for name in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
+}
 _KNOWN = {
     "rows", "columns", "curvature_mm", "parallel", "air_exposure_mas", "noise", "tube_voltage_kv", "filtration",
-    "bowtie_materials", "acquisition", "applied", "water_per_mm",
+    "bowtie_materials", "acquisition", "applied", "water_per_mm", "coding",
 }  # fmt: skip
+
+
+def _noise(facts: dict[str, Any]) -> Noise:
+    return Noise(**{key: _number(value) for key, value in facts.items()})
 
 
 def _geometry(facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Geometry:

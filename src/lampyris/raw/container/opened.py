@@ -9,36 +9,44 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
-from lampyris.model import FormatError, ProgramError, StorageError
+from lampyris.model import Coding, FormatError, ProgramError, StorageError
 from lampyris.model.arrays import canonical_json
+from lampyris.raw.codec import CODINGS, restore
 from lampyris.raw.container.bundle import ROOT, BundleReader, Member, sha256_of
+from lampyris.raw.container.counts_codec import CountsCodec
+from lampyris.raw.container.facts import coding_facts
 from lampyris.raw.lazy import LazyCounts
 
-FORMAT, VERSION = "lraw", 1
+FORMAT, PLAIN_VERSION, VERSION = "lraw", 1, 2
+"""Version 1 has counts as they were measured, for a disk; what is coded or made for a link needs 2."""
 SUFFIX, UNFINISHED = ".lraw", ".partial"
 LARGEST_SHARD_BYTES = 1 << 30
 """Readers refuse more: what a shard claims to unfold to is reserved in memory before it can be checked."""
 
 
-def stored_counts(array: Any, store: BundleReader) -> LazyCounts:
-    """Counts that are read when they are indexed; FormatError when the bytes asked for are damaged."""
+def stored_counts(array: Any, store: BundleReader, coding: Coding | None) -> LazyCounts:
+    """Counts that are read when they are indexed; FormatError when the bytes asked for are damaged.
+
+    With a coding the array holds its levels.
+    """
 
     def load(views: Sequence[int] | range) -> np.ndarray:
         with decoding(store.path, "counts"):
-            if isinstance(views, range):
-                return np.asarray(array[views.start : views.stop : views.step])
-            return np.asarray(array.oindex[np.asarray(views)])
+            chosen = slice(views.start, views.stop, views.step) if isinstance(views, range) else np.asarray(views)
+            stored = np.asarray(array[chosen] if isinstance(chosen, slice) else array.oindex[chosen])
+            return stored if coding is None else restore(stored, coding)
 
-    return LazyCounts(tuple(array.shape), array.dtype, load)
+    return LazyCounts(tuple(array.shape), array.dtype if coding is None else np.float32, load)
 
 
 class Opened:
     """A `.lraw` whose table of contents, manifest, metadata and small arrays agree with their digests."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, unfinished: bool = False) -> None:
         self.name = path.name
-        if path.name.endswith(UNFINISHED):
+        if path.name.endswith(UNFINISHED) and not unfinished:
             raise FormatError(f"{path.name} was never finished: the process that wrote it was stopped; delete it")
         try:
             self.store = BundleReader(path)
@@ -48,6 +56,8 @@ class Opened:
         try:
             self.id, self.facts = str(manifest["id"]), dict(manifest["facts"])
             self.names = [str(name) for name in manifest["arrays"]]
+            self.version, self.source_id = int(manifest["version"]), str(manifest.get("source_id", ""))
+            self.decision = None if "decision" not in manifest else _decision(manifest["decision"])
             self.members = {name: Member(int(n), str(sha)) for name, (n, sha) in manifest["members"].items()}
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{self.name}: its manifest is incomplete ({error!r}): tampered with?") from error
@@ -56,20 +66,25 @@ class Opened:
             self.group = zarr.open_group(self.store, mode="r", zarr_format=3)
             array = self.group["counts"]
             self._check_counts(array)
-        self.counts = stored_counts(array, self.store)
+            coding = coding_in(array, self.facts)
+        self.counts = stored_counts(array, self.store, coding)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array but the counts, by name and in the order that they were digested in."""
         found = {}
         for name in self.names:
             with decoding(self.store.path, name):
-                array = self.group[name]
-                declared = int(np.prod(array.shape)) * array.dtype.itemsize
                 stored = sum(n.bytes for key, n in self.members.items() if key.startswith(f"{name}/c"))
-                if stored != declared + 4:  # one uncompressed chunk and its CRC-32C
-                    raise ValueError(f"{array.shape} {array.dtype} declared, {stored} bytes stored")
-                found[name] = np.asarray(array[...])
+                found[name] = small_array(self.group[name], stored)
         return found
+
+    def shard_ends(self) -> list[tuple[int, int]]:
+        """Of every shard of counts, where it ends in the file and how many views are whole there."""
+        views = self.counts.shape[0]
+        turns = range(-(-views // self.shard_views))
+        return [
+            (self.store.end_of(f"counts/c/{turn}/0/0"), min((turn + 1) * self.shard_views, views)) for turn in turns
+        ]
 
     def describe(self, member: str) -> str:
         """A member's name and, for counts, the views it stands for."""
@@ -88,12 +103,7 @@ class Opened:
             raise FormatError(
                 f"{self.name}: {ROOT} holds no manifest of Lampyris ({error!r}): another Zarr, or tampered with?"
             ) from error
-        if manifest.get("format") != FORMAT or not isinstance(manifest.get("version"), int):
-            raise FormatError(f"{self.name} says format {manifest.get('format')!r}, expected {FORMAT!r}")
-        if manifest["version"] > VERSION:
-            raise FormatError(
-                f"{self.name} has version {manifest['version']}, this program reads up to {VERSION}: update Lampyris"
-            )
+        check_version(manifest, self.name)
         if found != sha256:
             raise FormatError(f"{self.name}: the manifest differs from its digest: tampered with?")
         return manifest
@@ -112,16 +122,57 @@ class Opened:
                 raise FormatError(f"{self.name}: member {name} differs from its digest: damaged or tampered with?")
 
     def _check_counts(self, array: Any) -> None:
-        shards = array.shards
-        if len(array.shape) != 3 or shards is None or shards[1] < array.shape[1] or shards[2] != array.shape[2]:
-            raise ValueError(f"counts of {array.shape} in shards of {shards}: expected shards of whole views")
-        if int(np.prod(shards)) * array.dtype.itemsize > LARGEST_SHARD_BYTES and shards[0] > 1:
-            raise ValueError(f"shards of {shards} {array.dtype} unfold to more than {LARGEST_SHARD_BYTES} bytes")
-        self.shard_views = int(shards[0])
+        self.shard_views = check_shards(array)
         stored = {name for name in self.members if name.startswith("counts/c/")}
         wanted = -(-array.shape[0] // self.shard_views)
         if wanted != len(stored) or stored != {f"counts/c/{turn}/0/0" for turn in range(wanted)}:
             raise ValueError(f"counts of {array.shape} need {wanted} shards, the file holds {len(stored)}")
+
+
+def coding_in(array: Any, facts: dict[str, Any]) -> Coding | None:
+    """The steps that an array of counts holds levels of, None where it holds counts; ValueError for foreign codecs."""
+    inner = array.metadata.codecs[0].codecs
+    kinds = tuple(type(each) for each in inner)
+    if kinds == (BytesCodec, BloscCodec, Crc32cCodec):
+        return None
+    if kinds != (CountsCodec,):
+        raise ValueError(f"counts are compressed by {[kind.__name__ for kind in kinds]}: not as we write them")
+    coding: Coding | None = inner[0].coding
+    if coding is not None and (facts.get("coding") != coding_facts(coding) or array.dtype != np.dtype("<u2")):
+        raise ValueError(f"counts are {array.dtype} levels of {coding}, the facts say {facts.get('coding')}")
+    return coding
+
+
+def small_array(array: Any, stored: int) -> np.ndarray:
+    """An array that lies in one uncompressed chunk of `stored` bytes; ValueError when it claims to be larger."""
+    declared = int(np.prod(array.shape)) * array.dtype.itemsize
+    if stored != declared + 4:  # its CRC-32C
+        raise ValueError(f"{array.shape} {array.dtype} declared, {stored} bytes stored")
+    return np.asarray(array[...])
+
+
+def check_shards(array: Any) -> int:
+    """Views of a shard of counts; ValueError unless shards are whole views that memory holds."""
+    shards = array.shards
+    if len(array.shape) != 3 or shards is None or shards[1] < array.shape[1] or shards[2] != array.shape[2]:
+        raise ValueError(f"counts of {array.shape} in shards of {shards}: expected shards of whole views")
+    if int(np.prod(shards)) * array.dtype.itemsize > LARGEST_SHARD_BYTES and shards[0] > 1:
+        raise ValueError(f"shards of {shards} {array.dtype} unfold to more than {LARGEST_SHARD_BYTES} bytes")
+    return int(shards[0])
+
+
+def check_version(head: dict[str, Any], name: str) -> None:
+    """FormatError unless it is our format, in a version that this program knows."""
+    if head.get("format") != FORMAT or not isinstance(head.get("version"), int):
+        raise FormatError(f"{name} says format {head.get('format')!r}, expected {FORMAT!r}")
+    if head["version"] > VERSION:
+        raise FormatError(f"{name} has version {head['version']}, this program reads up to {VERSION}: update Lampyris")
+
+
+def _decision(entry: Any) -> dict[str, str]:
+    if set(entry) != {"coding", "reason"} or entry["coding"] not in CODINGS:
+        raise ValueError(f"decision {entry!r}")
+    return {key: str(value) for key, value in entry.items()}
 
 
 def sha256_of_json(value: dict[str, Any]) -> str:

@@ -1,0 +1,61 @@
+"""Zarr's chunk of an array ↔ a chunk of `raw.codec`: HTJ2K inside a shard, "lampyris.counts" in the metadata."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.core.array_spec import ArraySpec
+from zarr.core.buffer import Buffer, NDBuffer
+from zarr.registry import register_codec
+
+from lampyris.model import Coding, FormatError
+from lampyris.raw import codec
+from lampyris.raw.container.facts import coding_facts, coding_from
+
+NAME = "lampyris.counts"
+
+
+@dataclass(frozen=True)
+class CountsCodec(ArrayBytesCodec):  # type: ignore[misc]  # mypy sees Zarr as Any
+    """Stores an array's values as they are; `coding` says which steps they are levels of, None = they are counts."""
+
+    coding: Coding | None
+
+    is_fixed_size = False
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "CountsCodec":
+        """Raises FormatError for a configuration that is not one of ours."""
+        try:
+            coding = data["configuration"]["coding"]
+            return cls(None if coding is None else coding_from(coding))
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"the counts' codec has no configuration of ours ({error!r}): tampered with?") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        coding = None if self.coding is None else coding_facts(self.coding)
+        return {"name": NAME, "configuration": {"coding": coding}}
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        raise NotImplementedError  # Zarr's word for: it depends on the content
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        content = await asyncio.to_thread(codec.wrap, chunk_array.as_numpy_array(), self.coding)
+        return chunk_spec.prototype.buffer.from_bytes(content)
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        values = await asyncio.to_thread(self._values, chunk_bytes.to_bytes(), chunk_spec)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(values)
+
+    def _values(self, content: bytes, chunk_spec: ArraySpec) -> np.ndarray:
+        chunk = codec.unwrap(content)
+        wanted = (chunk_spec.shape, chunk_spec.dtype.to_native_dtype().newbyteorder("<"), self.coding)
+        found = (chunk.stored.shape, chunk.stored.dtype.newbyteorder("<"), chunk.coding)
+        if found != wanted:
+            raise FormatError(f"a chunk holds {found}, the array's metadata say {wanted}: a chunk of another scan?")
+        return chunk.stored
+
+
+register_codec(NAME, CountsCodec)
