@@ -85,6 +85,25 @@ def test_raw_info_convert_and_verify(scan, tmp_path, capsys):
     assert raw.read(tmp_path / "ctpd").geometry.shape == raw.read(scan).geometry.shape
 
 
+def test_raw_convert_codes_a_scan_for_a_link(scan, tmp_path, capsys):
+    identity = raw.read(scan).id
+    sizes = []
+    for coding in raw.CODINGS:
+        target = tmp_path / f"{coding.replace('/', '-')}.lraw"
+        code, out, _ = run(capsys, "raw", "convert", scan, "-o", target, "--coding", coding, "--json")
+        assert code == 0
+        assert run(capsys, "raw", "verify", target)[0] == 0
+        told, coded = json.loads(out), raw.read(target)
+        assert told["id"] == coded.id
+        assert (coded.id if coding == "lossless" else coded.coding.source_id) == identity
+        assert (told.get("coding") or {}).get("steps_per_sigma") == raw.CODINGS[coding]
+        sizes.append(raw.info(target).stored_bytes)
+    assert sizes == sorted(sizes, reverse=True)
+    code, _, err = run(capsys, "raw", "convert", scan, "-o", tmp_path / "ctpd", "--coding", "lossless")
+    assert code == 65
+    assert "takes no coding" in err
+
+
 def test_a_tampered_scan_is_the_senders_fault_and_says_so_to_machines(scan, tmp_path, capsys):
     bad = tmp_path / "bad.lraw"
     data = bytearray(scan.read_bytes())

@@ -234,6 +234,8 @@ class BundleReader(_Bundle):
         while True:
             self._file.seek(end)
             header = self._file.read(_MEMBER.size)
+            if len(header) >= 4 and header[:4] not in (b"PK\3\4", b"PK\1\2"):
+                raise FormatError(f"{self.path.name}: no member starts at byte {end}: not packed by us, or damaged?")
             if len(header) < _MEMBER.size or not header.startswith(b"PK\3\4"):
                 return found
             _, flags, method, packed, size, name_bytes, extra = _MEMBER.unpack(header)
