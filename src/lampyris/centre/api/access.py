@@ -1,0 +1,148 @@
+"""Requests by which a site becomes known: enrolment, access tokens, keys."""
+
+import time
+from typing import Annotated
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.responses import JSONResponse, Response
+
+from lampyris.centre import access
+from lampyris.centre.api import schema
+from lampyris.centre.api.body import read_body
+from lampyris.centre.database import Connection
+from lampyris.centre.refusals import refusal, unauthorised
+from lampyris.centre.service import Centre
+from lampyris.model import InputError
+from lampyris.transfer import ASSERTION_TYPE, Assertion, PublicKey, check_assertion, check_enrolment, limits
+
+router = APIRouter(prefix=limits.PREFIX, tags=["access"])
+_SHORT = 8192
+
+
+def centre_of(request: Request) -> Centre:
+    """The centre that this process serves."""
+    centre: Centre = request.app.state.centre
+    return centre
+
+
+def site_of(request: Request) -> str:
+    """The site that a request comes from, by its access token; Refusal 401."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise unauthorised("TOKEN", "there is no access token: Authorization: Bearer …")
+    return centre_of(request).tokens.site_of(token.strip(), int(time.time()))
+
+
+Site = Annotated[str, Depends(site_of)]
+This = Annotated[Centre, Depends(centre_of)]
+
+
+@router.post(
+    "/enrolments",
+    status_code=201,
+    **schema.described(
+        {201: schema.ENROLMENT}, (400, 403, 408, 409, 413, 415, 422), body=(schema.JOSE, {"type": "string"})
+    ),
+)
+async def enrol(request: Request, centre: This) -> Response:
+    """Enrol a site by its one-time code and a key of its own."""
+    found = check_enrolment(await _jose(request), now=int(time.time()))
+    async with centre.pool.connection() as connection:
+        enrolment = await access.enrol(connection, found, centre.settings.audience)
+    return JSONResponse(enrolment.as_dict(), 201)
+
+
+@router.post(
+    "/keys",
+    status_code=201,
+    **schema.described(
+        {201: schema.ENROLMENT}, (400, 401, 403, 408, 409, 413, 415, 422), body=(schema.JOSE, {"type": "string"})
+    ),
+)
+async def add_key(request: Request, centre: This, site: Site) -> Response:
+    """Bring another key; the code in the request is twenty zeros."""
+    found = check_enrolment(await _jose(request), now=int(time.time()))
+    async with centre.pool.connection() as connection:
+        enrolment = await access.add_key(connection, site, found, centre.settings.audience)
+    return JSONResponse(enrolment.as_dict(), 201)
+
+
+@router.delete("/keys/{key}", status_code=204, **schema.described({204: None}, (400, 401, 404, 409)))
+async def remove_key(
+    key: Annotated[str, Path(pattern=f"^{limits.KEY_ID.pattern}$")], centre: This, site: Site
+) -> Response:
+    """Take a key back."""
+    async with centre.pool.connection() as connection:
+        await access.remove_key(connection, site, key)
+    return Response(status_code=204)
+
+
+_FORM = {
+    "type": "object",
+    "required": ["grant_type", "client_assertion_type", "client_assertion"],
+    "properties": {
+        "grant_type": {"const": "client_credentials"},
+        "client_assertion_type": {"const": ASSERTION_TYPE},
+        "client_assertion": {"type": "string"},
+    },
+}
+
+
+@router.post("/token", **schema.described({200: schema.TOKEN}, (400, 401, 408, 413, 415), body=(schema.FORM, _FORM)))
+async def token(request: Request, centre: This) -> Response:
+    """An access token for an assertion (private_key_jwt, RFC 7523), once for each."""
+    given = _form(await read_body(request, schema.FORM, _SHORT))
+    if given.get("grant_type") != "client_credentials" or given.get("client_assertion_type") != ASSERTION_TYPE:
+        raise refusal(
+            400, "REQUEST", "expected grant_type=client_credentials and a client_assertion of type jwt-bearer"
+        )
+    now = int(time.time())
+    async with centre.pool.connection() as connection:
+        try:
+            assertion = await _assertion(connection, given.get("client_assertion", ""), centre.settings.audience, now)
+        except InputError as error:
+            raise unauthorised("TOKEN", str(error)) from None
+        await access.use_once(connection, assertion)
+    body = {
+        "access_token": centre.tokens.issue(assertion.site, now),
+        "token_type": "Bearer",
+        "expires_in": limits.TOKEN_SECONDS,
+    }
+    return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+
+async def _assertion(connection: Connection, text: str, audience: str, now: int) -> Assertion:
+    """The assertion, checked with the keys of the site that it claims; InputError otherwise."""
+    asked: list[str] = []
+
+    def note(site: str, _key: str) -> PublicKey | None:
+        asked.append(site)
+        return None
+
+    try:  # the first reading tells whose keys to fetch; nothing is believed of it
+        check_assertion(text, audience, now=now, key_of=note)
+    except InputError:
+        if not asked:
+            raise
+    keys = await access.keys_of(connection, asked[0])
+    return check_assertion(text, audience, now=now, key_of=lambda _site, key: keys.get(key))
+
+
+async def _jose(request: Request) -> str:
+    data = await read_body(request, schema.JOSE, _SHORT)
+    try:
+        return data.decode("ascii")
+    except UnicodeDecodeError:
+        raise refusal(400, "REQUEST", "the body is no JWS in compact form") from None
+
+
+def _form(data: bytes) -> dict[str, str]:
+    """A form without repeated fields; Refusal 400 otherwise."""
+    try:
+        fields = parse_qs(data.decode("ascii"), strict_parsing=True, max_num_fields=8, errors="strict")
+    except (ValueError, UnicodeDecodeError):
+        raise refusal(400, "REQUEST", "the body is no form") from None
+    if any(len(values) != 1 for values in fields.values()):
+        raise refusal(400, "REQUEST", "a field of the form is repeated")
+    return {name: values[0] for name, values in fields.items()}

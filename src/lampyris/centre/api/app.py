@@ -1,0 +1,133 @@
+"""Settings → the ASGI application of a centre, with every error turned into a refusal that the protocol knows."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from psycopg_pool import PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lampyris import __version__
+from lampyris.centre.api import access, scans, watch
+from lampyris.centre.api.body import Gate
+from lampyris.centre.api.schema import PROBLEMS
+from lampyris.centre.api.watch import Bell
+from lampyris.centre.logs import where
+from lampyris.centre.refusals import Refusal, refusal, wait
+from lampyris.centre.service import opened
+from lampyris.centre.settings import VARIABLE, Settings
+from lampyris.model import InputError, MachineError
+from lampyris.transfer import Problem
+
+_CONNECTIONS = 16
+
+
+def application() -> FastAPI:
+    """The application of a server process that was started with its settings in the environment."""
+    return create(Settings.from_json(os.environ[VARIABLE]))
+
+
+def create(settings: Settings) -> FastAPI:
+    """The application; everything it holds is opened when the server starts it and closed when it ends."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async with opened(settings, connections=_CONNECTIONS) as centre:
+            app.state.centre, app.state.draining = centre, False
+            app.state.gate, app.state.bell = Gate(settings.bodies), Bell(centre.dsn)
+            listening = asyncio.create_task(app.state.bell.listen())
+            try:
+                yield
+            finally:
+                app.state.draining = True
+                listening.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await listening
+
+    app = FastAPI(
+        title="Lampyris centre",
+        version=__version__,
+        description="The transfer protocol of docs/protocol.md: raw scans in, judged series out.",
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for each in (access.router, scans.router, watch.router):
+        app.include_router(each)
+    for kind in (Refusal, InputError, MachineError, psycopg.Error, PoolTimeout, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(Exception, _refused)
+    app.add_middleware(_Logged)
+    return app
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    """Every error as the protocol tells it; what is ours is logged, and nothing of it is told."""
+    refused = _refusal_of(error)
+    body = refused.problem.as_dict()
+    if refused.problem.code in ("TOKEN", "REPLAYED"):
+        body["error"] = "invalid_client"
+    headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
+    if refused.problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, refused.problem.status, headers=headers, media_type=PROBLEMS)
+
+
+def _refusal_of(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, InputError):
+        return Refusal(Problem.of_error(error, 422))
+    log = structlog.get_logger()
+    if isinstance(error, (MachineError, psycopg.OperationalError, PoolTimeout)):
+        log.error("the machine fails", kind=type(error).__name__, reason=str(error))
+        return wait(503, 5, "the centre's disk or database is away for the moment")
+    if isinstance(error, RequestValidationError):
+        fields = sorted({str(each.get("loc", ("?",))[-1]) for each in error.errors()})
+        return refusal(400, "REQUEST", f"path or query is malformed: {', '.join(fields)}")
+    if isinstance(error, HTTPException):
+        code = "NOT_FOUND" if error.status_code == 404 else "REQUEST"
+        return refusal(error.status_code, code, str(error.detail))
+    log.error("program error", kind=type(error).__name__, where=where(error))
+    return refusal(500, "PROGRAM", "the centre made a mistake; its operator can see which", retry=True)
+
+
+class _Logged:
+    """Counts and logs every answer: route, status, seconds; never a body, a header or a query."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._log = structlog.get_logger()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "?")
+            scope["app"].state.centre.metrics.answers.labels(route, str(status)).inc()
+            parameters: dict[str, Any] = scope.get("path_params", {}) if status < 400 else {}
+            took = round(time.monotonic() - began, 4)
+            self._log.info(
+                "answered", method=scope["method"], route=route, status=status, s=took, scan=parameters.get("scan")
+            )

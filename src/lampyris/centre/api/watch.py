@@ -1,0 +1,141 @@
+"""Requests of those who watch: events of a site's scans, the protocol's limits, health and metrics."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import psycopg
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from lampyris.centre import ingest, service
+from lampyris.centre.api import schema
+from lampyris.centre.api.access import Site, This
+from lampyris.centre.jobs import queue
+from lampyris.centre.refusals import not_found, refusal, wait
+from lampyris.centre.service import Centre
+from lampyris.transfer import limits
+
+router = APIRouter(tags=["watching"])
+STREAMS_OF_A_SITE = 4
+_PING_S = 15.0
+_NAMES = (
+    *("chunk_bytes", "chunks", "parts", "manifest_bytes", "sealed_characters", "packing_entries", "missing"),
+    *("in_flight", "assertion_seconds", "token_seconds", "skew_seconds"),
+)
+
+
+class Bell:
+    """Wakes every stream of a site when one of its scans changed; heard from the database by one connection."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    async def listen(self) -> None:
+        """Pass notifications on until cancelled; a lost connection is made again."""
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+                async with connection:
+                    await connection.execute(f"LISTEN {queue.CHANNEL}")
+                    async for heard in connection.notifies():
+                        self.ring(heard.payload)
+            await asyncio.sleep(1.0)
+
+    def ring(self, site: str) -> None:
+        for event in self._waiting.get(site, ()):
+            event.set()
+
+    @contextmanager
+    def heard(self, site: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever it rings; Refusal 429 when the site has enough streams."""
+        if len(self._waiting[site]) >= STREAMS_OF_A_SITE:
+            raise wait(429, 10, f"{STREAMS_OF_A_SITE} streams of this site are open")
+        event = asyncio.Event()
+        self._waiting[site].add(event)
+        try:
+            yield event
+        finally:
+            self._waiting[site].discard(event)
+            if not self._waiting[site]:
+                del self._waiting[site]
+
+
+@router.get(f"{limits.PREFIX}/events", **schema.described({200: schema.EVENTS}, (400, 401)))
+async def events(request: Request, centre: This, site: Site) -> Response:
+    """Changes of this site's scans as server-sent events, for the life of a token; then connect again."""
+    text = request.headers.get("last-event-id", "")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise refusal(400, "REQUEST", "Last-Event-ID is not a number of this stream")
+    bell: Bell = request.app.state.bell
+    stream = _stream(centre, bell, site, int(text) if text else None)
+    first = await anext(stream)  # a refusal must come before the answer begins
+    return StreamingResponse(_from(first, stream), media_type=schema.EVENTS, headers={"Cache-Control": "no-store"})
+
+
+@router.get(limits.PREFIX, **schema.described({200: schema.ABOUT}))
+async def about() -> Response:
+    """Version and limits of the protocol."""
+    numbers = {name: getattr(limits, name.upper()) for name in _NAMES}
+    return JSONResponse({"protocol": limits.PROTOCOL, "minor": limits.MINOR, "limits": numbers})
+
+
+@router.get("/healthz", **schema.described({200: {"type": "object"}}))
+async def healthz() -> Response:
+    """The process lives."""
+    return JSONResponse({"alive": True})
+
+
+@router.get("/readyz", **schema.described({200: {"type": "object"}}))
+async def readyz(request: Request, centre: This) -> Response:
+    """The process can take scans: the database answers, the disk has space, and it is not being stopped."""
+    free = centre.store.free_bytes()
+    found = {
+        "database": await service.answers(centre),
+        "space": free is None or free >= centre.settings.free_bytes,
+        "serving": not request.app.state.draining,
+    }
+    return JSONResponse({"ready": all(found.values()), **found}, 200 if all(found.values()) else 503)
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request, centre: This) -> Response:
+    """Prometheus text, for this machine alone: a proxy in front must not pass it on."""
+    host = request.client.host if request.client else ""
+    forwarded = {"x-forwarded-for", "forwarded"} & set(request.headers)
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_loopback and not forwarded:
+            async with centre.pool.connection() as connection:
+                return Response(await centre.metrics.text(connection), media_type="text/plain; version=0.0.4")
+    raise not_found()
+
+
+async def _stream(centre: Centre, bell: Bell, site: str, after: int | None) -> AsyncIterator[str]:
+    ends, seen = time.monotonic() + limits.TOKEN_SECONDS, datetime.now(UTC)
+    with bell.heard(site) as rung:
+        async with centre.pool.connection() as connection:
+            last = await ingest.last_event(connection, site) if after is None else after
+        yield f": from {last}\nid: {last}\n\n"
+        while time.monotonic() < ends:
+            rung.clear()
+            async with centre.pool.connection() as connection:
+                changed, last, seen = await ingest.changes(connection, site, last, seen)
+            for status in changed:
+                yield f"event: scan\nid: {last}\ndata: {json.dumps(status.as_dict())}\n\n"
+            try:
+                await asyncio.wait_for(rung.wait(), _PING_S)
+            except TimeoutError:
+                yield ": still here\n\n"
+
+
+async def _from(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for each in rest:
+        yield each

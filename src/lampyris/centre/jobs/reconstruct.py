@@ -1,0 +1,98 @@
+"""One committed scan → files of a judged series: its chunks are laid out, and the table of stations is run.
+
+Nothing here knows of states or of the database: what it raises says who is at fault.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from lampyris import path, raw, recipes
+from lampyris.centre.store import Store, raw_prefix, series_prefix
+from lampyris.model import Assessment, FormatError, InputError, ProgramError, RawScan, Recipe, Study
+from lampyris.transfer import Manifest, ReturnedFile, limits
+
+_ASSESSMENT = "assessment.json"
+
+
+def lay_out(store: Store, manifest: Manifest, folder: Path) -> Path:
+    """The scan's parts as files, verified: the file if there is one part, the folder if there are many."""
+    for part in manifest.parts:
+        target = folder / part.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            for chunk in part.chunks:
+                file.write(store.get(raw_prefix(manifest.site, manifest.scan), chunk.digest))
+    return folder / manifest.parts[0].name if len(manifest.parts) == 1 else folder
+
+
+def open_scan(manifest: Manifest, place: Path) -> RawScan:
+    """The raw scan, with the content that the site says it has; InputError otherwise."""
+    scan = raw.read(place)
+    if manifest.content is not None:
+        if manifest.format == "lraw":
+            raw.verify(place)
+            found = scan.id
+        else:
+            found = scan.digest()
+        if found != manifest.content:
+            raise FormatError(
+                f"the parts unpack to a scan with content {found[:12]}…, the manifest says {manifest.content[:12]}…:"
+                " packed from another scan, or by another version?"
+            )
+    return scan
+
+
+def recipe_of(manifest: Manifest, default: str | None, scan: RawScan) -> Recipe:
+    """The recipe that the site asked for, or the centre's; only recipes of our own can be named from outside."""
+    name = manifest.recipe or default
+    if name is None:
+        name = "industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine"
+    if name not in recipes.names():
+        raise InputError(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
+    return recipes.recipe(name)
+
+
+def reconstruct(
+    store: Store, manifest: Manifest, folder: Path, *, default: str | None, committed: datetime, watch: path.Watch
+) -> tuple[list[ReturnedFile], str]:
+    """Every file of the series, in the store, and the gate's verdict.
+
+    `folder` is empty and the caller's to delete. The moment in the images is that of the commit, so that a second try
+    makes the same series.
+    """
+    watch("fetch", 0.0)
+    raw_folder, series_folder = folder / "raw", folder / "series"
+    raw_folder.mkdir()
+    scan = open_scan(manifest, lay_out(store, manifest, raw_folder))
+    given = (
+        scan,
+        recipe_of(manifest, default, scan),
+        path.Reference(),
+        Study(**dict(manifest.study)),
+        path.Destination(series_folder, "ct", committed),
+    )
+    assessment = path.travel(given, path.Series, watch=watch).the(Assessment)
+    (series_folder / _ASSESSMENT).write_text(json.dumps(assessment.as_dict(), ensure_ascii=False), "utf-8")
+    watch("store", 0.0)
+    return keep(store, series_prefix(manifest.site, manifest.scan), series_folder), assessment.verdict
+
+
+def keep(store: Store, prefix: str, folder: Path) -> list[ReturnedFile]:
+    """Put every file of a folder into the store under its digest."""
+    files = []
+    for place in _files(folder):
+        name = place.relative_to(folder).as_posix().lower()
+        if not limits.NAME.fullmatch(name):
+            raise ProgramError(f"a file of a series is called {name}: the protocol knows no such name")
+        size, digest = store.put_file(prefix, place)
+        files.append(ReturnedFile(name, size, digest))
+    if len({one.name for one in files}) != len(files):
+        raise ProgramError("two files of a series differ in nothing but capitals")
+    return files
+
+
+def _files(folder: Path) -> Sequence[Path]:
+    return sorted(Path(above) / name for above, _, names in os.walk(folder) for name in names)

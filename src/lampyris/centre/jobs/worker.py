@@ -1,0 +1,242 @@
+"""Queues → scans reconstructed one after the other by this process, with a sign of life, until it is told to stop.
+
+Told to stop, it ends the scan in hand and takes no other. Every worker also looks for scans whose worker died, and
+sweeps away what has been kept long enough.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+import psycopg
+import structlog
+from procrastinate import JobContext
+from procrastinate.exceptions import ConnectorException
+from psycopg_pool import PoolTimeout
+
+from lampyris.centre.database import Connection
+from lampyris.centre.jobs import queue, retention
+from lampyris.centre.jobs.queue import Work
+from lampyris.centre.jobs.reconstruct import reconstruct
+from lampyris.centre.logs import where
+from lampyris.centre.service import Centre
+from lampyris.model import InputError, LampyrisError, MachineError, ProgramError, StorageError
+from lampyris.path import Watch
+from lampyris.transfer import Manifest, ReturnedFile, manifest_of
+
+T = TypeVar("T")
+Made: TypeAlias = tuple[list[ReturnedFile], str]
+Make: TypeAlias = Callable[[Centre, Work, Manifest, Path, Watch], Made]
+"""Centre, the try, its manifest, an empty folder, who watches → files in the store, and the gate's verdict."""
+
+SILENT_HEARTBEATS = 6
+_TELL_S = 1.0
+_SWEEP_S = 3600.0
+_ABSENT = (psycopg.OperationalError, PoolTimeout, ConnectorException)
+"""What a database that is gone for a while makes of a statement."""
+
+
+def by_stations(centre: Centre, work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
+    """Make the series as the table of `lampyris.path` says."""
+    return reconstruct(
+        centre.store, manifest, folder, default=centre.settings.recipe, committed=work.committed, watch=watch
+    )
+
+
+async def work(
+    centre: Centre, queues: Sequence[str], *, make: Make = by_stations, signals: bool = True, wait: bool = True
+) -> None:
+    """Serve these queues until SIGTERM or SIGINT (with `signals`), or until they are empty (without `wait`)."""
+    settings = centre.settings
+
+    async def task(context: JobContext, number: int) -> None:
+        assert context.job.id is not None
+        await _try(centre, (number, context.job.id), make, scratch)
+
+    centre.jobs.task(name=queue.TASK, pass_context=True)(task)
+    log = structlog.get_logger()
+    with _scratch(settings.folder / "scratch") as scratch:
+        async with _kept(centre):
+            while True:
+                try:
+                    log.info("worker ready", queues=list(queues))
+                    await centre.jobs.run_worker_async(
+                        queues=list(queues),
+                        wait=wait,
+                        concurrency=1,
+                        install_signal_handlers=signals,
+                        delete_jobs="always",
+                        update_heartbeat_interval=settings.heartbeat_s,
+                        stalled_worker_timeout=settings.heartbeat_s * SILENT_HEARTBEATS,
+                    )
+                    return
+                except _ABSENT as error:
+                    log.warning("the database is away, the worker waits for it", kind=type(error).__name__)
+                    await asyncio.sleep(settings.heartbeat_s)
+
+
+class _Progress:
+    """Where the work is, told by the thread that does it and read by the loop that writes it down."""
+
+    def __init__(self) -> None:
+        self.at = ("", 0.0)
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def __call__(self, station: str, done: float) -> None:
+        now = time.monotonic()
+        if station != self.at[0]:
+            self._began = now
+        self.seconds[station] = now - self._began
+        self.at = (station, done)
+
+
+async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path) -> None:
+    """One try of one scan, from its start to a state that lasts."""
+    number, job = which
+    begun = await _surely(centre, lambda connection: queue.start(connection, number, job))
+    if begun is None:
+        return
+    log = structlog.get_logger().bind(scan=begun.scan, site=begun.site, attempt=begun.attempt)
+    log.info("scan started")
+    progress = _Progress()
+    async with _told(centre, which, progress):
+        made, error = await _made(centre, begun, make, scratch, progress)
+    for station, seconds in progress.seconds.items():
+        centre.metrics.station_seconds.labels(station).observe(seconds)
+    if made is not None:
+        files, verdict = made
+        kept = await _surely(centre, lambda connection: queue.finish(connection, number, job, files, verdict))
+        state = "done" if kept else "lost"
+    else:
+        assert error is not None
+        state = await _surely(centre, lambda connection: _failed(centre, connection, which, error))
+    centre.metrics.ended.labels(state).inc()
+    took = {station: round(seconds, 2) for station, seconds in progress.seconds.items()}
+    log.info("scan ended", state=state, code=error and error.code, reason=error and str(error), seconds=took)
+
+
+async def _made(
+    centre: Centre, begun: Work, make: Make, scratch: Path, progress: _Progress
+) -> tuple[Made | None, LampyrisError | None]:
+    """The series, or the error that says who is at fault."""
+    try:
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            manifest = manifest_of(begun.signed)
+            return await asyncio.to_thread(make, centre, begun, manifest, Path(folder), progress), None
+    except LampyrisError as error:
+        return None, error
+    except OSError as error:
+        return None, StorageError(f"the worker's disk fails ({error.strerror}): is it full?")
+    except MemoryError:
+        return None, MachineError("the worker has not enough memory for this scan")
+    except Exception as error:  # whatever it is, the scan ends with a reason and the worker lives on
+        structlog.get_logger().error("program error", scan=begun.scan, kind=type(error).__name__, where=where(error))
+        return None, ProgramError(f"{type(error).__name__} at station {progress.at[0] or 'fetch'}")
+
+
+async def _failed(centre: Centre, connection: Connection, which: tuple[int, int], error: LampyrisError) -> str:
+    number, job = which
+    if error.retry:
+        tries = centre.settings.tries
+        return "again" if await queue.again(connection, centre.jobs, which, error, tries=tries) else "failed"
+    state = "refused" if isinstance(error, InputError) else "failed"
+    await queue.end(connection, number, job, state, error.code, str(error))
+    return state
+
+
+async def _surely(centre: Centre, action: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do it as soon as the database is there: hours of work are not thrown away because it was restarted."""
+    while True:
+        try:
+            async with centre.pool.connection() as connection:
+                return await action(connection)
+        except _ABSENT:
+            await asyncio.sleep(centre.settings.heartbeat_s)
+
+
+@asynccontextmanager
+async def _told(centre: Centre, which: tuple[int, int], progress: _Progress) -> AsyncIterator[None]:
+    """Write down where the work is, once a second if it moved."""
+
+    async def tell() -> None:
+        last = progress.at
+        while True:
+            await asyncio.sleep(_TELL_S)
+            if progress.at != last:
+                last = progress.at
+                with contextlib.suppress(*_ABSENT):
+                    async with centre.pool.connection() as connection:
+                        await queue.progress(connection, *which, *last)
+
+    async with _beside(tell()):
+        yield
+
+
+@asynccontextmanager
+async def _kept(centre: Centre) -> AsyncIterator[None]:
+    """Beside the work: recover scans of dead workers, sweep every hour."""
+    settings = centre.settings
+    silent_s = settings.heartbeat_s * SILENT_HEARTBEATS
+
+    async def keep() -> None:
+        log, swept = structlog.get_logger(), float("-inf")
+        while True:
+            with contextlib.suppress(*_ABSENT):
+                async with centre.pool.connection() as connection:
+                    for number in await queue.recover(connection, centre.jobs, silent_s=silent_s, tries=settings.tries):
+                        log.warning("a worker died, its scan is queued again", number=number)
+                    if time.monotonic() - swept > _SWEEP_S:
+                        swept = time.monotonic()
+                        log.info("swept", **await retention.sweep(connection, centre.store, settings))
+            await asyncio.sleep(settings.heartbeat_s)
+
+    async with _beside(keep()):
+        yield
+
+
+@asynccontextmanager
+async def _beside(action: Awaitable[None]) -> AsyncIterator[None]:
+    running = asyncio.ensure_future(action)
+    try:
+        yield
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+@contextmanager
+def _scratch(above: Path) -> Iterator[Path]:
+    """A folder of this process; those whose process died are deleted first."""
+    above.mkdir(parents=True, exist_ok=True)
+    with (above / ".lock").open("w") as all_of_them:
+        fcntl.flock(all_of_them, fcntl.LOCK_EX)
+        for old in above.iterdir():
+            if old.is_dir() and _abandoned(old):
+                shutil.rmtree(old, ignore_errors=True)
+        mine = Path(tempfile.mkdtemp(dir=above))
+        held = (mine / ".lock").open("w")
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield mine
+    finally:
+        held.close()
+        shutil.rmtree(mine, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    """Whether no living process holds the folder's lock."""
+    try:
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return True

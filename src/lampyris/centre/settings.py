@@ -1,0 +1,60 @@
+"""What an operator chose → `Settings`, the same for the API and every worker, and its JSON for processes between."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lampyris.model import InputError
+
+VARIABLE = "LAMPYRIS_CENTRE"
+"""Environment variable that carries the settings, as JSON, from `lampyris serve` to its server processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A centre: where its database and objects are, its public name, and its limits.
+
+    `folder` holds all that is given no other place; `dsn` None = a PostgreSQL of our own in `folder/database`; `store`
+    None = `folder/objects`, or a URL such as s3://bucket/prefix (credentials come from the environment); `audience` is
+    what sites address their assertions to: the public URL. Days count from the end of a scan.
+    """
+
+    folder: Path
+    audience: str = "http://127.0.0.1:8470"
+    dsn: str | None = None
+    store: str | None = None
+    recipe: str | None = None
+    open_scans: int = 64
+    """Scans that one site may have open; as many again for STAT."""
+    waiting_scans: int = 20_000
+    """Scans that may wait for workers before routine ones are asked to come later."""
+    bodies: int = 128
+    """Chunks that one API process receives at a time, each in memory: 8 MiB × this."""
+    free_bytes: int = 2 << 30
+    """Space that is kept free in a folder store: below it chunks wait, below half of it STAT too."""
+    tries: int = 3
+    heartbeat_s: float = 2.0
+    """Interval of a worker's sign of life; after six without one its scan is queued again."""
+    abandoned_days: float = 14.0
+    raw_days: float = 30.0
+    series_days: float = 30.0
+    """How long a series is kept after the site has acknowledged it."""
+
+    def __post_init__(self) -> None:
+        numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s)
+        if min(numbers) <= 0 or min(self.abandoned_days, self.raw_days, self.series_days, self.free_bytes) < 0:
+            raise InputError("settings of the centre: counts and intervals must be > 0, days and bytes ≥ 0")
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self) | {"folder": str(self.folder)})
+
+    @staticmethod
+    def from_json(text: str) -> "Settings":
+        """Raises InputError for unknown entries."""
+        try:
+            values: dict[str, Any] = json.loads(text)
+            return Settings(**(values | {"folder": Path(values["folder"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{VARIABLE} does not hold settings of a centre: {type(error).__name__}") from error

@@ -1,0 +1,130 @@
+"""Bytes under their SHA-256 → a folder or a bucket, whole and durable, and back again only if they are still the same.
+
+A key says what its bytes are, so writing twice changes nothing and no conditional write is asked of a bucket.
+"""
+
+import asyncio
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from lampyris.centre.settings import Settings
+from lampyris.model import StorageError
+
+_DELETE_AT_ONCE = 500
+
+
+class DamagedError(StorageError):
+    """What the store gives back is not what was put there."""
+
+    code = "MACHINE_DAMAGED"
+
+
+def raw_prefix(site: str, scan: str) -> str:
+    """Where the chunks of a scan lie."""
+    return f"raw/{site}/{scan}"
+
+
+def series_prefix(site: str, scan: str) -> str:
+    """Where the files made of a scan lie."""
+    return f"series/{site}/{scan}"
+
+
+class Store:
+    """Objects of one centre. Raises StorageError when the disk or the bucket fails."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.folder: Path | None = None
+        if settings.store is None or settings.store.startswith("file://"):
+            place = settings.store.removeprefix("file://") if settings.store else str(settings.folder / "objects")
+            self.folder = Path(place)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.store: Any = LocalStore(self.folder, automatic_cleanup=True)
+            except (OSError, BaseError) as error:
+                raise StorageError(f"the store {self.folder} cannot be opened ({type(error).__name__})") from error
+        else:
+            self.store = from_url(settings.store)
+
+    async def put(self, prefix: str, digest: str, data: bytes | memoryview) -> None:
+        """Bytes whose SHA-256 the caller has checked; when this returns they are on stable storage."""
+        key = _key(prefix, digest)
+        try:
+            await obstore.put_async(self.store, key, data, use_multipart=False)
+            if self.folder is not None:
+                await asyncio.to_thread(_settle, self.folder, key)
+        except (OSError, BaseError) as error:
+            raise StorageError(f"an object of {len(data)} bytes cannot be stored: is the disk full?") from error
+
+    def put_file(self, prefix: str, path: Path) -> tuple[int, str]:
+        """A whole file under its digest: (bytes, digest)."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        key = _key(prefix, digest)
+        try:
+            obstore.put(self.store, key, path)
+            if self.folder is not None:
+                _settle(self.folder, key)
+        except (OSError, BaseError) as error:
+            raise StorageError(f"a file of {path.stat().st_size} bytes cannot be stored: is the disk full?") from error
+        return path.stat().st_size, digest
+
+    def get(self, prefix: str, digest: str) -> bytes:
+        """An object, verified; DamagedError when it is gone or changed."""
+        try:
+            data = bytes(obstore.get(self.store, _key(prefix, digest)).bytes())
+        except FileNotFoundError as error:
+            raise DamagedError(f"object {digest[:12]}… is gone from the store") from error
+        except (OSError, BaseError) as error:
+            raise StorageError(f"object {digest[:12]}… cannot be read ({type(error).__name__})") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DamagedError(f"object {digest[:12]}… is not what was stored: a failing disk?")
+        return data
+
+    async def stream(self, prefix: str, digest: str, first: int, last: int) -> AsyncIterator[bytes]:
+        """Bytes first … last (inclusive) of an object, 4 MiB at a time."""
+        step = 4 << 20
+        for start in range(first, last + 1, step):
+            end = min(start + step, last + 1)
+            try:
+                yield bytes(await obstore.get_range_async(self.store, _key(prefix, digest), start=start, end=end))
+            except (OSError, BaseError) as error:
+                raise StorageError(f"object {digest[:12]}… cannot be read ({type(error).__name__})") from error
+
+    def delete_all(self, prefix: str) -> int:
+        """Delete everything below a prefix; how many objects that were."""
+        try:
+            keys = [one["path"] for page in obstore.list(self.store, prefix + "/") for one in page]
+            for at in range(0, len(keys), _DELETE_AT_ONCE):
+                obstore.delete(self.store, keys[at : at + _DELETE_AT_ONCE])
+        except (OSError, BaseError) as error:
+            raise StorageError(f"objects cannot be deleted ({type(error).__name__})") from error
+        return len(keys)
+
+    def free_bytes(self) -> int | None:
+        """Space left for a folder; None for a bucket, which has no end."""
+        return None if self.folder is None else shutil.disk_usage(self.folder).free
+
+
+def _key(prefix: str, digest: str) -> str:
+    return f"{prefix}/{digest[:2]}/{digest}"
+
+
+def _settle(folder: Path, key: str) -> None:
+    """Make a file, its name and every folder above it last through a power cut."""
+    place = folder / key
+    for each in (place, *place.parents):
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if each == folder:
+            break
