@@ -1,6 +1,8 @@
 """Zarr's chunk of an array ↔ a chunk of `raw.codec`: HTJ2K inside a shard, "lampyris.counts" in the metadata."""
 
 import asyncio
+import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ from lampyris.raw import codec
 from lampyris.raw.container.facts import coding_facts, coding_from
 
 NAME = "lampyris.counts"
+_AT_ONCE = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Zarr codes ten chunks at a time, and each takes ten times its size: more than processors is memory for nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,20 @@ class CountsCodec(ArrayBytesCodec):  # type: ignore[misc]  # mypy sees Zarr as A
         raise NotImplementedError  # Zarr's word for: it depends on the content
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        content = await asyncio.to_thread(codec.wrap, chunk_array.as_numpy_array(), self.coding)
+        content = await asyncio.to_thread(self._content, chunk_array.as_numpy_array())
         return chunk_spec.prototype.buffer.from_bytes(content)
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         values = await asyncio.to_thread(self._values, chunk_bytes.to_bytes(), chunk_spec)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(values)
 
+    def _content(self, values: np.ndarray) -> bytes:
+        with _AT_ONCE:
+            return codec.wrap(values, self.coding)
+
     def _values(self, content: bytes, chunk_spec: ArraySpec) -> np.ndarray:
-        chunk = codec.unwrap(content)
+        with _AT_ONCE:
+            chunk = codec.unwrap(content)
         wanted = (chunk_spec.shape, chunk_spec.dtype.to_native_dtype().newbyteorder("<"), self.coding)
         found = (chunk.stored.shape, chunk.stored.dtype.newbyteorder("<"), chunk.coding)
         if found != wanted:

@@ -61,18 +61,12 @@ def fill(store: BundleWriter, scan: RawScan, decision: Decision | None) -> Itera
         _create(store, name, plain.shape, plain.dtype)[...] = plain
     version = PLAIN_VERSION if decision is None and scan.coding is None else VERSION
     head = {"format": FORMAT, "version": version, "arrays": list(scan.arrays()), "facts": facts}
-    measured, content = (
-        begun(scan.arrays(), _json_facts(scan), scan.counts),
-        begun(scan.arrays(), facts, written.counts),
-    )
+    measured = begun(scan.arrays(), _json_facts(scan), scan.counts)
+    content = measured if coding is None else begun(scan.arrays(), facts, written.counts)
     counts = _create_counts(store, scan, coding, None if decision is None else head)
     for first, block in _turns(scan, counts.shards[0]):
         measured.update(block.data)
-        levels = block if coding is None else quantise(block, coding)
-        counts[first : first + len(block)] = levels
-        for start in range(0, len(levels), 64):
-            part = levels[start : start + 64]
-            content.update((part if coding is None else restore(part, coding)).data)
+        counts[first : first + len(block)] = block if coding is None else _coded(block, coding, content)
         yield Written(first + len(block), "")
     if scan.id not in (measured.hexdigest(), ARRIVING):
         raise InputError(
@@ -85,6 +79,14 @@ def fill(store: BundleWriter, scan: RawScan, decision: Decision | None) -> Itera
         head["decision"] = {"coding": decision.coding, "reason": decision.reason}
     _seal(store, head | {"id": content.hexdigest()})
     yield Written(scan.views, content.hexdigest())
+
+
+def _coded(block: np.ndarray, coding: Coding, digest: Any) -> np.ndarray:
+    """Levels of a turn; what they stand for goes into the digest."""
+    levels = quantise(block, coding)
+    for start in range(0, len(levels), 64):
+        digest.update(restore(levels[start : start + 64], coding).data)
+    return levels
 
 
 def begun(arrays: dict[str, np.ndarray], facts: dict[str, Any], counts: Any) -> Any:
