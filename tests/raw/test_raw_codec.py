@@ -239,9 +239,7 @@ def test_the_policy_decides_and_says_why(scan):
 
 def test_what_cannot_be_coarsened_is_kept_exactly_and_the_reason_says_so(scan):
     made = codec.Policy().decide(renewed(scan, noise=None))
-    assert made.coding == "lossless"
-    assert "sigma/4 cannot be had" in made.reason
-    assert "nothing of its noise" in made.reason
+    assert made == codec.Decision("lossless", "not sigma/4: the scan says nothing of its noise (gain, electronic)")
 
 
 def test_a_policy_of_nonsense_is_refused(scan):
@@ -251,8 +249,11 @@ def test_a_policy_of_nonsense_is_refused(scan):
         codec.Policy(protocols=(("*", "best"),))
     with pytest.raises(InputError, match="'test' is not known; known are clinical"):
         codec.Policy().decide(scan, purpose="test")
-    with pytest.raises(InputError, match="without a reason"):
-        codec.Decision("lossless", "")
+    for reason in ("", "x" * 129):
+        with pytest.raises(InputError, match="a reason of"):
+            codec.Decision("lossless", reason)
+    with pytest.raises(InputError, match="a reason of"):
+        codec.Policy(protocols=(("*" * 128, "lossless"),))
 
 
 # ── hostile bytes ──

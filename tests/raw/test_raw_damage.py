@@ -12,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -390,3 +391,46 @@ def test_a_member_is_written_once():
         assert store.supports_writes
         store.members["x"] = bundle.Member(1, "")
         assert store.names() == ["x"]
+
+
+def forged_metadata(stored, tmp_path, member, change):
+    """A member's metadata changed, all digests renewed."""
+    with zipfile.ZipFile(stored) as archive:
+        metadata = json.loads(archive.read(member))
+    change(metadata)
+    return rewritten(stored, tmp_path / "forged.lraw", {member: json.dumps(metadata).encode()}, forge=True)
+
+
+def test_other_codecs_than_ours_are_refused_before_they_run(stored, tmp_path):
+    """A gzip that would unfold to anything: in a small array, in the counts, in the index of the shards."""
+    gzip = {"name": "gzip", "configuration": {"level": 1}}
+
+    def in_small_array(metadata):
+        metadata["codecs"].append(gzip)
+
+    def in_counts(metadata):
+        metadata["codecs"][0]["configuration"]["codecs"].append(gzip)
+
+    def in_index(metadata):
+        metadata["codecs"][0]["configuration"]["index_codecs"].append(gzip)
+
+    for member, change in (
+        ("air/zarr.json", in_small_array),
+        ("counts/zarr.json", in_counts),
+        ("counts/zarr.json", in_index),
+    ):
+        with pytest.raises(FormatError, match="not as we write"):
+            raw.read(forged_metadata(stored, tmp_path, member, change))
+
+
+def test_a_chunk_that_claims_two_gigabytes_is_refused(stored, tmp_path):
+    """Blosc's header says how much to reserve; the chunk's checksum is renewed, so that only the claim is wrong."""
+    with zipfile.ZipFile(stored) as archive:
+        shard = bytearray(archive.read("counts/c/0/0/0"))
+    index = len(shard) - 20  # one chunk: offset, length, CRC-32C
+    length = int.from_bytes(shard[index + 8 : index + 16], "little")
+    shard[4:8] = (2**31 - 64).to_bytes(4, "little")
+    shard[length - 4 : length] = google_crc32c.value(bytes(shard[: length - 4])).to_bytes(4, "little")
+    path = rewritten(stored, tmp_path / "forged.lraw", {"counts/c/0/0/0": bytes(shard)}, forge=True)
+    with pytest.raises(FormatError, match="claims to unfold to 2147483584 bytes, expected 7750"):
+        raw.read(path).counts[:]

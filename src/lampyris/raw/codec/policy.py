@@ -11,6 +11,7 @@ CodingName: TypeAlias = Literal["lossless", "sigma/4", "sigma/2"]
 Purpose: TypeAlias = Literal["clinical", "phantom", "calibration", "quality"]
 CODINGS: dict[str, float | None] = {"lossless": None, "sigma/4": 4.0, "sigma/2": 2.0}
 """Steps per standard deviation of each coding; None = every count is kept as it is."""
+LONGEST_REASON = 128
 PURPOSES = ("clinical", "phantom", "calibration", "quality")
 
 
@@ -24,8 +25,11 @@ class Decision:
     def __post_init__(self) -> None:
         if self.coding not in CODINGS:
             raise InputError(f"coding {self.coding!r} is not known; known are {', '.join(CODINGS)}")
-        if not self.reason:
-            raise InputError(f"coding {self.coding} without a reason: it is recorded with the scan")
+        if not 0 < len(self.reason) <= LONGEST_REASON:
+            raise InputError(
+                f"coding {self.coding} with a reason of {len(self.reason)} characters: it is recorded with the scan,"
+                f" expected 1…{LONGEST_REASON}"
+            )
 
     @property
     def steps_per_sigma(self) -> float | None:
@@ -46,8 +50,8 @@ class Policy:
     slow_mbit_per_s: float = 50.0
 
     def __post_init__(self) -> None:
-        for coding in (self.clinical, self.slow, *(coding for _, coding in self.protocols)):
-            Decision(coding, "policy")
+        for reason, coding in (("", self.clinical), ("", self.slow), *self.protocols):
+            Decision(coding, f"protocol like {reason}")
         if not self.slow_mbit_per_s >= 0:
             raise InputError(f"a slow link is one under {self.slow_mbit_per_s} Mbit/s: expected at least 0")
 
@@ -66,7 +70,8 @@ class Policy:
             try:
                 coding_of(scan, wanted.steps_per_sigma)
             except (CalibrationError, InputError) as error:
-                return Decision("lossless", f"{wanted.coding} cannot be had: {error}")
+                missing = str(error).split(":")[0][: LONGEST_REASON - 16]
+                return Decision("lossless", f"not {wanted.coding}: {missing}")
         return wanted
 
     def _wanted(self, protocol: str | None, link_mbit_per_s: float | None) -> Decision:

@@ -12,6 +12,7 @@ import zarr
 
 from lampyris.model import FormatError, RawScan, StorageError
 from lampyris.raw.container.bundle import BundleReader
+from lampyris.raw.container.counts_codec import bounded
 from lampyris.raw.container.facts import scan_from
 from lampyris.raw.container.opened import check_shards, check_version, coding_in, decoding, small_array, stored_counts
 from lampyris.raw.container.writer import ARRIVING
@@ -42,7 +43,7 @@ def arrived(path: str | os.PathLike[str]) -> RawScan | None:
     if not views:
         return None
     arrays = {each: _array(store, str(each)) for each in head["arrays"]}
-    scan = scan_from(facts, arrays, stored_counts(array, store, coding), ARRIVING, name)
+    scan = scan_from(facts, arrays, stored_counts(bounded(array), store, coding), ARRIVING, name)
     return _first(scan, views)
 
 

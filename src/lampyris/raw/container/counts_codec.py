@@ -1,13 +1,18 @@
-"""Zarr's chunk of an array ↔ a chunk of `raw.codec`: HTJ2K inside a shard, "lampyris.counts" in the metadata."""
+"""Zarr's chunk of an array ↔ a chunk of `raw.codec`: HTJ2K inside a shard, "lampyris.counts" in the metadata.
+
+And Zarr's own Blosc, which reserves what a chunk claims to unfold to, held to the size of a chunk.
+"""
 
 import asyncio
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import zarr
 from zarr.abc.codec import ArrayBytesCodec
+from zarr.codecs import BloscCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import Buffer, NDBuffer
 from zarr.registry import register_codec
@@ -65,6 +70,29 @@ class CountsCodec(ArrayBytesCodec):  # type: ignore[misc]  # mypy sees Zarr as A
         if found != wanted:
             raise FormatError(f"a chunk holds {found}, the array's metadata say {wanted}: a chunk of another scan?")
         return chunk.stored
+
+
+class _BoundedBlosc(BloscCodec):  # type: ignore[misc]  # mypy sees Zarr as Any
+    """Blosc whose chunks unfold to what the array says, or not at all."""
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
+        claimed = int.from_bytes(chunk_bytes.to_bytes()[4:8], "little")  # Blosc's header: nbytes
+        wanted = int(np.prod(chunk_spec.shape)) * chunk_spec.dtype.to_native_dtype().itemsize
+        if claimed != wanted:
+            raise FormatError(f"a chunk claims to unfold to {claimed} bytes, expected {wanted}: tampered with?")
+        return super()._decode_sync(chunk_bytes, chunk_spec)
+
+
+def bounded(array: Any) -> Any:
+    """The same sharded array, read by a Blosc that is held to the size of a chunk."""
+    sharding = array.metadata.codecs[0]
+    codecs = tuple(_bound(each) if type(each) is BloscCodec else each for each in sharding.codecs)
+    metadata = replace(array.metadata, codecs=(replace(sharding, codecs=codecs),))
+    return zarr.Array(zarr.AsyncArray(metadata, array.store_path))
+
+
+def _bound(blosc: BloscCodec) -> _BoundedBlosc:
+    return _BoundedBlosc(**{each.name: getattr(blosc, each.name) for each in fields(blosc) if each.init})
 
 
 register_codec(NAME, CountsCodec)

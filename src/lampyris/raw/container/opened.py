@@ -15,7 +15,7 @@ from lampyris.model import Coding, FormatError, ProgramError, StorageError
 from lampyris.model.arrays import canonical_json
 from lampyris.raw.codec import CODINGS, restore
 from lampyris.raw.container.bundle import ROOT, BundleReader, Member, sha256_of
-from lampyris.raw.container.counts_codec import CountsCodec
+from lampyris.raw.container.counts_codec import CountsCodec, bounded
 from lampyris.raw.container.facts import coding_facts
 from lampyris.raw.lazy import LazyCounts
 
@@ -67,7 +67,7 @@ class Opened:
             array = self.group["counts"]
             self._check_counts(array)
             coding = coding_in(array, self.facts)
-        self.counts = stored_counts(array, self.store, coding)
+            self.counts = stored_counts(bounded(array), self.store, coding)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array but the counts, by name and in the order that they were digested in."""
@@ -131,8 +131,10 @@ class Opened:
 
 def coding_in(array: Any, facts: dict[str, Any]) -> Coding | None:
     """The steps that an array of counts holds levels of, None where it holds counts; ValueError for foreign codecs."""
-    inner = array.metadata.codecs[0].codecs
-    kinds = tuple(type(each) for each in inner)
+    sharding = array.metadata.codecs[0]
+    inner, kinds = sharding.codecs, tuple(type(each) for each in sharding.codecs)
+    if tuple(type(each) for each in sharding.index_codecs) != (BytesCodec, Crc32cCodec):
+        raise ValueError(f"the shards' index is coded by {sharding.index_codecs}: not as we write it")
     if kinds == (BytesCodec, BloscCodec, Crc32cCodec):
         return None
     if kinds != (CountsCodec,):
@@ -144,7 +146,9 @@ def coding_in(array: Any, facts: dict[str, Any]) -> Coding | None:
 
 
 def small_array(array: Any, stored: int) -> np.ndarray:
-    """An array that lies in one uncompressed chunk of `stored` bytes; ValueError when it claims to be larger."""
+    """An array that lies in one uncompressed chunk of `stored` bytes; ValueError when it claims to be anything else."""
+    if tuple(type(each) for each in array.metadata.codecs) != (BytesCodec, Crc32cCodec):
+        raise ValueError(f"coded by {array.metadata.codecs}: not as we write it")
     declared = int(np.prod(array.shape)) * array.dtype.itemsize
     if stored != declared + 4:  # its CRC-32C
         raise ValueError(f"{array.shape} {array.dtype} declared, {stored} bytes stored")

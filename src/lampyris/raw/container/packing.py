@@ -42,8 +42,8 @@ def pack(scan: RawScan, decision: Decision, *, part_bytes: int = PART_BYTES) -> 
     """The parts of a scan that is coded as `decision` says, each as soon as its turns are read.
 
     `scan.counts` is read once, turn by turn, in order: counts that wait for their views let a scan be packed while it
-    arrives; its id is then `ARRIVING`, and the last part tells the one that was found. In memory are some four copies of
-    a turn.
+    arrives; its id is then `ARRIVING`, and the last part tells the one that was found. In memory are some four copies
+    of a turn.
 
     Raises as `write` does; parts that were given away until then are no scan.
     """
