@@ -3,8 +3,12 @@
 import dataclasses
 import hashlib
 import json
+import math
+import struct
 import zipfile
+import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import zarr
@@ -147,6 +151,9 @@ def test_part_of_a_coded_scan_is_the_part_of_the_array(scan, tmp_path):
     indices = (5, -1, slice(3, 9), slice(90, 20, -7), slice(50, 50), ..., (slice(4, 60), 3), (17, 2, 44), [5, 96, 5])
     for index in indices:
         np.testing.assert_array_equal(counts[index], whole[index])
+    exact = raw.unpack((part.content for part in packed(scan, "lossless")), tmp_path / "y.lraw").counts
+    exact[10:20][:] = 0
+    np.testing.assert_array_equal(exact[10:20], scan.counts[10:20])
 
 
 def test_the_same_scan_is_packed_into_the_same_bytes(scan):
@@ -169,6 +176,31 @@ def test_a_coded_scan_can_be_kept_again_but_not_coded_again(scan, tmp_path):
         assert (again.id, again.coding) == (back.id, back.coding)
     with pytest.raises(InputError, match="already coded in 4 steps"):
         packed(back, "sigma/2")
+
+
+def test_the_documented_bytes_are_enough(scan, stored):
+    """A shard read as docs/raw.md says, with nothing of ours: index, header, codestream, and levels to counts."""
+    with zipfile.ZipFile(stored) as archive:
+        shard = archive.read("counts/c/1/0/0")
+    at, length = struct.unpack_from("<2Q", shard, len(shard) - 20)
+    chunk = shard[at : at + length]
+    assert chunk[:8] == b"LCT1u2u2"
+    views, rows, columns, k, gain, electronic, pedestal = struct.unpack_from("<3I4d", chunk, 8)
+    size, content, whole = struct.unpack_from("<3I", chunk, 52)
+    levels = imagecodecs.htj2k_decode(chunk[64 : 64 + size]).reshape(views, rows, columns)
+    assert (zlib.crc32(levels), zlib.crc32(chunk[:60] + chunk[64:])) == (content, whole)
+    s = math.sqrt(0.375 * gain**2 + electronic**2)
+    counts_of_step: dict[int, list[int]] = {}
+    for count in range(65536):
+        x = count - pedestal
+        step = round(k * 2 * x / (math.sqrt(gain * max(x, 0) + s * s) + s))
+        counts_of_step.setdefault(step, []).append(count)
+    values = []
+    for _, counts in sorted(counts_of_step.items()):
+        middle = (counts[0] + counts[-1]) / 2
+        wide = middle > pedestal and math.sqrt(gain * (middle - pedestal) + s * s) > k
+        values.append(middle - gain / (12 * k * k) * wide)
+    np.testing.assert_allclose(raw.read(stored).counts[41:82], np.array(values)[levels], rtol=1e-6)
 
 
 # ── while it arrives ──
@@ -437,6 +469,25 @@ def test_one_view_of_a_packed_scan_costs_one_chunk(lopsided_gantry, rng, tmp_pat
     monkeypatch.setattr(bundle.BundleReader, "read", spy)
     np.testing.assert_array_equal(stored[1234], counts[1234])
     assert sum(spent) < 0.12 * counts.nbytes
+
+
+def test_neighbouring_views_are_decoded_once(scan, tmp_path, monkeypatch):
+    """Blocks of 10 views with 3 more on either side, as corrections read them: three turns, three chunks."""
+    raw.write(scan, tmp_path / "x.lraw", decision=decided("sigma/4"))
+    counts = raw.read(tmp_path / "x.lraw").counts
+    whole, unwrap, decoded = np.asarray(counts), raw.codec.unwrap, []
+
+    def spy(content):
+        decoded.append(len(content))
+        return unwrap(content)
+
+    monkeypatch.setattr(raw.codec, "unwrap", spy)
+    for first in range(0, 97, 10):
+        views = slice(max(first - 3, 0), min(first + 13, 97))
+        block = counts[views]
+        np.testing.assert_array_equal(block, whole[views])
+        block[:] = 0  # what was handed out is the taker's own
+    assert len(decoded) == 3
 
 
 def test_the_id_of_the_source_is_guarded_by_the_manifest(stored, tmp_path):

@@ -1,6 +1,7 @@
 """A `.lraw` file → its manifest, small arrays and lazy counts, checked as far as can be without reading the counts."""
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -29,14 +30,29 @@ LARGEST_SHARD_BYTES = 1 << 30
 def stored_counts(array: Any, store: BundleReader, coding: Coding | None) -> LazyCounts:
     """Counts that are read when they are indexed; FormatError when the bytes asked for are damaged.
 
-    With a coding the array holds its levels.
+    With a coding the array holds its levels. Of a packed array the last two chunks stay decoded: corrections take fewer
+    views at a time than a chunk has, with some neighbours.
     """
+    packed = any(isinstance(each, CountsCodec) for each in array.metadata.codecs[0].codecs)
+    chunk_views = int(array.chunks[0])
+
+    @functools.lru_cache(maxsize=2)
+    def chunk(number: int) -> np.ndarray:
+        return np.asarray(array[number * chunk_views : (number + 1) * chunk_views])
+
+    def stored(views: Sequence[int] | range) -> np.ndarray:
+        if not isinstance(views, range):
+            return np.asarray(array.oindex[np.asarray(views)])
+        if not packed or views.step != 1 or len(views) > chunk_views:
+            return np.asarray(array[views.start : views.stop : views.step])
+        numbers = range(views.start // chunk_views, (views.stop - 1) // chunk_views + 1)
+        starts = [number * chunk_views for number in numbers]
+        parts = [chunk(n)[max(views.start - at, 0) : views.stop - at] for n, at in zip(numbers, starts, strict=True)]
+        return np.concatenate(parts)
 
     def load(views: Sequence[int] | range) -> np.ndarray:
         with decoding(store.path, "counts"):
-            chosen = slice(views.start, views.stop, views.step) if isinstance(views, range) else np.asarray(views)
-            stored = np.asarray(array[chosen] if isinstance(chosen, slice) else array.oindex[chosen])
-            return stored if coding is None else restore(stored, coding)
+            return stored(views) if coding is None else restore(stored(views), coding)
 
     return LazyCounts(tuple(array.shape), array.dtype if coding is None else np.float32, load)
 
