@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import special, stats
 
+from lampyris import raw
 from lampyris.model import CalibrationError, Coding, FormatError, InputError, Noise, RawScan
 from lampyris.raw import codec
 from lampyris.raw.codec import codestream
@@ -133,6 +134,28 @@ def test_added_noise_is_what_theory_says(rng, k, dtype):
     assert abs(error.mean()) < 4 * step / math.sqrt(12 * n)
     lag = np.corrcoef(error.ravel()[1:], error.ravel()[:-1])[0, 1]
     assert abs(lag) < 4 / math.sqrt(n)  # white: neighbours do not share their error
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("k", [4.0, 2.0])
+@pytest.mark.parametrize("name", ["lopsided_axial", "lopsided_axial_20mA"])
+def test_added_noise_of_another_simulators_scan(shared_data, name, k):
+    """XCIST's electrons, real numbers of millions: rms of the error 1/(k√12) of its own noise, whatever was scanned."""
+    scan = raw.read(shared_data / "raw" / "catsim" / name, tube_voltage_kv=120.0)
+    part = dataclasses.replace(
+        scan,
+        counts=scan.counts[100:160],
+        geometry=scan.geometry.subset(slice(100, 160)),
+        exposure_mas=scan.exposure_mas[100:160],
+        id="",
+    )
+    made = codec.coding_of(part, k)
+    counts = np.asarray(part.counts, np.float64)
+    error = codec.restore(codec.quantise(np.asarray(part.counts), made), made) - counts
+    sigma = np.sqrt(part.noise.gain_counts * counts + part.noise.electronic_counts**2)
+    # below 1e6 electrons 3/8·g² still counts for 5e-4 of the variance; a uniform error's variance is known to √(0.8/n)
+    assert np.mean((error / sigma) ** 2) * 12 * k**2 == pytest.approx(1, abs=1e-3 + 4 * math.sqrt(0.8 / counts.size))
+    assert abs(np.mean(error / sigma)) < 4 / (k * math.sqrt(12 * counts.size))
 
 
 def test_a_coding_tells_the_noise_after_it():

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_raw_damage import rewritten
 
-from lampyris import correct, raw, simulate
-from lampyris.model import FormatError, InputError, Noise, RawScan, Step
+from lampyris import correct, path, phantom, raw, simulate
+from lampyris.model import FormatError, GridRequest, InputError, Noise, RawScan, Step, Volume
 from lampyris.model.arrays import canonical_json
 from lampyris.raw.container import bundle
 from lampyris.raw.lazy import LazyCounts
@@ -308,6 +308,32 @@ def test_the_history_of_an_image_begins_with_the_coding(scan, tmp_path):
         "added_noise": pytest.approx(0.0026, abs=5e-5),
         "source_id": scan.id,
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("coding", "most"), [("sigma/4", 0.01), ("sigma/2", 0.015)])
+def test_an_image_keeps_its_noise_and_its_hu(tmp_path, rng, coding, most):
+    """Noise of the image grows by 0.26 and 1.04 % in theory; its mean stays within 4 standard errors.
+
+    The image's noise is what changes when as much noise again is added to the counts: reconstruction is linear.
+    """
+    body, scanner = phantom.water_cylinder(200.0), simulate.scanner("small")
+    scan = simulate.scan(body, scanner, simulate.Protocol("axial", mas=120.0), seed=7)
+    recipe = dataclasses.replace(path.recipe("routine"), grid=GridRequest(128, 180.0, (0.0, 0.0), 2.0))
+
+    def image(counts):
+        made = path.travel((dataclasses.replace(scan, counts=counts, id=""), recipe), Volume).the(Volume)
+        return made.values[:, 34:94, 34:94]
+
+    counts = np.asarray(scan.counts[:])
+    net = np.maximum(counts - np.asarray(scan.dark, np.float64), 0)
+    sigma = np.sqrt(scan.noise.gain_counts * net + scan.noise.electronic_counts**2)
+    first = image(counts)
+    noise = image(counts + sigma * rng.standard_normal(net.shape)) - first
+    raw.write(scan, tmp_path / "x.lraw", decision=decided(coding))
+    change = image(raw.read(tmp_path / "x.lraw").counts[:]) - first
+    assert np.sqrt(1 + change.var() / noise.var()) - 1 < most
+    assert abs(change.mean()) < 4 * change.std() / np.sqrt(change.size / 25)  # voxels share their noise with neighbours
 
 
 def test_a_coded_scan_is_not_taken_for_a_quiet_one(scan, tmp_path, rng):
