@@ -167,13 +167,15 @@ def series():
     return make
 
 
-def rounds(agent: Agent, times: int = 60) -> None:
-    """Let an agent do its rounds, one after the other, until nothing moves any more."""
+def rounds(agent: Agent, times: int, until=lambda: False) -> None:
+    """Let an agent do its rounds, one after the other."""
     for _ in range(times):
         agent.take_in()
         agent.send()
         agent.fetch()
         agent.forward()
+        if until():
+            return
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 import httpx
@@ -221,3 +223,38 @@ class FakeCentre:
         self.scans[scan]["state"] = "done"
         self.returns[scan] = (series, files)
         return series
+
+
+@contextmanager
+def served(centre: FakeCentre) -> Iterator[str]:
+    """The same centre behind a real server on the loopback interface: its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            found = centre.handle(
+                httpx.Request(self.command, f"http://x{self.path}", headers=dict(self.headers), content=body)
+            )
+            self.send_response(found.status_code)
+            for name, value in found.headers.items():
+                if name != "content-length":
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(found.content)))
+            self.end_headers()
+            self.wfile.write(found.content)
+
+        do_GET = do_POST = do_PUT = answer  # noqa: N815 - the server's names
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()

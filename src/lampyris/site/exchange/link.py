@@ -188,7 +188,7 @@ class Link:
                         self._forget(headers["Authorization"].removeprefix("Bearer "))
                     raise self._wrong(answer)
                 place = first if answer.status_code == 206 else 0
-                for piece in answer.iter_bytes(1 << 20):
+                for piece in answer.iter_bytes():
                     yield place, piece
                     place += len(piece)
         except httpx.RequestError as error:
