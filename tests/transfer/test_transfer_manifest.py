@@ -96,6 +96,12 @@ BAD = {
     "nested packing": {"packing": {"codec": {"a": 1}}},
     "too much packing": {"packing": {f"n{i}": i for i in range(33)}},
     "a long text in packing": {"packing": {"codec": "x" * 129}},
+    "half a character in packing": {"packing": {"codec": "\ud800"}},
+    "a null in packing": {"packing": {"codec": "a\0"}},
+    "a huge number in packing": {"packing": {"step": 10**301}},
+    "digits of another script": {"started": "２026-11-21T08:15:02Z"},
+    "an age in another script": {"study": {"PatientAge": "05６Y"}},
+    "half a character in a name": {"parts": [{"name": "a\udc00", "chunks": [[D, 1]]}]},
     "a long seal": {"sealed": "x" * (limits.SEALED_CHARACTERS + 1)},
     "a seal with a line break": {"sealed": "a\nb"},
     "content that is no digest": {"content": "ab"},
@@ -140,8 +146,11 @@ def test_no_message_holds_what_a_field_held(manifest):
     assert "Anna" not in str(caught.value)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=9))  # fmt: skip
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+LISTS = st.lists(PLAIN | st.lists(PLAIN))
+
+
+@given(PLAIN | LISTS | st.dictionaries(st.text(), PLAIN | LISTS))
 def test_any_value_in_any_place_is_read_or_refused(value):
     whole = {"protocol": limits.PROTOCOL, "scan": "0" * 32, "site": "a", "started": "2026-01-01T00:00:00Z",
              "format": "lraw", "parts": []}  # fmt: skip

@@ -49,8 +49,9 @@ def dsn_of(settings: Settings) -> str:
 
 def stop(settings: Settings) -> None:
     """Stop a database of our own, whoever else uses it."""
-    if settings.dsn is None and (settings.folder / "database").is_dir():
-        _server(settings.folder / "database").stop()
+    folder = settings.folder / "database"
+    if settings.dsn is None and (folder / "postmaster.pid").is_file():
+        _server(folder).stop()
 
 
 def _server(folder: Path) -> Any:

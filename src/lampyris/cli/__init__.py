@@ -1,4 +1,4 @@
-"""Command line → journeys: `lampyris journey | simulate | dose-study | recon | assess | raw | doctor`."""
+"""Command line → journeys and centres: `lampyris journey | simulate | recon | … | serve | work | up`."""
 
 from lampyris.cli.main import main
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lampyris import __version__
-from lampyris.cli import commands, dose_study
+from lampyris.cli import centre, commands, dose_study
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
 from lampyris.raw import CODINGS
@@ -47,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     _assess(sub)
     _raw(sub)
     _doctor(sub)
+    _serving(sub)
+    _centre(sub)
     return root
 
 
@@ -232,6 +234,68 @@ def _doctor(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = _command(sub, "doctor", "report engines, devices and versions, with a short self-test", "lampyris doctor")
     _json(command)
     command.set_defaults(run=commands.doctor)
+
+
+def _place(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data", type=Path, default=Path("lampyris-centre"), metavar="DIR",
+        help="database and objects of the centre (default lampyris-centre); LAMPYRIS_DSN names another database",
+    )  # fmt: skip
+    command.add_argument("--store", default=None, metavar="URL", help="objects elsewhere, e.g. s3://bucket/prefix")
+
+
+def _reachable(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--host", default="127.0.0.1", help="address to answer at (default 127.0.0.1)")
+    command.add_argument("--port", type=int, default=8470, help="port to answer at (default 8470)")
+    command.add_argument("--public-url", default=None, metavar="URL", help="what sites know the centre by")
+    command.add_argument("--tls-cert", type=Path, default=None, metavar="PEM")
+    command.add_argument("--tls-key", type=Path, default=None, metavar="PEM")
+    command.add_argument("--behind-proxy", action="store_true", help="a proxy in front of it speaks TLS")
+
+
+def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    default = "the recipe of scans that name none (default: routine)"
+    serve = _command(sub, "serve", "answer sites: take raw scans, give series back", "lampyris serve --data /srv/ct")
+    _place(serve)
+    _reachable(serve)
+    serve.add_argument("--processes", type=int, default=1, metavar="N", help="server processes (default 1)")
+    serve.set_defaults(run=centre.serve)
+    work = _command(
+        sub, "work", "reconstruct the scans of a centre, one after the other", "lampyris work --queues stat,routine"
+    )
+    _place(work)
+    work.add_argument(
+        "--queues", type=centre.queues_of, default="stat,routine,batch", metavar="NAME,…",
+        help="of stat, routine, batch (default all)",
+    )  # fmt: skip
+    work.add_argument("--recipe", default=None, help=default)
+    work.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus text on this machine")
+    work.set_defaults(run=centre.work)
+    up = _command(sub, "up", "serve and work on this machine, until Ctrl-C", "lampyris up --workers 2")
+    _place(up)
+    _reachable(up)
+    up.add_argument("--workers", type=int, default=1, metavar="N", help="workers for every queue (default 1)")
+    up.add_argument("--stat-workers", type=int, default=0, metavar="N", help="workers for STAT alone (default 0)")
+    up.add_argument("--recipe", default=None, help=default)
+    up.set_defaults(run=centre.up)
+
+
+def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(sub, "centre", "what the operator of a centre does", "lampyris centre invite st-anna-ct2")
+    inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    invite = _command(inner, "invite", "make a one-time code for a site", "lampyris centre invite st-anna-ct2")
+    suspend = _command(inner, "suspend", "shut a site out at once", "lampyris centre suspend st-anna-ct2")
+    suspend.add_argument("--undo", action="store_true", help="let it in again")
+    release = _command(inner, "release", "queue a failed scan again", "lampyris centre release SITE SCAN")
+    forget = _command(inner, "forget", "delete everything of a scan that has ended", "lampyris centre forget SITE SCAN")
+    for each, run in ((invite, centre.invite), (suspend, centre.suspend), (release, centre.release),
+                      (forget, centre.forget)):  # fmt: skip
+        _place(each)
+        each.add_argument("site", metavar="SITE")
+        each.set_defaults(run=run)
+    for each in (release, forget):
+        each.add_argument("scan", metavar="SCAN")
+    _json(invite)
 
 
 if __name__ == "__main__":

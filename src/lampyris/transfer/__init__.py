@@ -43,6 +43,6 @@ __all__ = [
     "ASSERTION_TYPE", "PRIORITIES", "STATES", "TERMINAL", "Assertion", "Chunk", "Enrolment", "EnrolmentRequest",
     "Fields", "Manifest", "ManifestError", "Part", "Priority", "Problem", "PublicKey", "ReturnedFile", "ReturnedSeries",
     "ScanStatus", "SignatureError", "SignedManifest", "SiteKey", "State", "assertion", "check_assertion",
-    "check_enrolment", "enrolment_request", "key_id", "limits", "manifest_of", "new_code", "parse_object", "parse_parts", "plain_code",
-    "public_key", "sign_manifest", "verify_manifest",
+    "check_enrolment", "enrolment_request", "key_id", "limits", "manifest_of", "new_code", "parse_object",
+    "parse_parts", "plain_code", "public_key", "sign_manifest", "verify_manifest",
 ]  # fmt: skip

@@ -42,7 +42,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(?:/[a-z0-9][a-z0-9._-]{0,63}){0,3}
 """Name of a part or of a returned file: at most four levels, none beginning with a full stop, lower case alone."""
 TOKEN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """A short word: format of the raw data, codec, recipe."""
-MOMENT = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(?:\.\d{1,6})?Z")
+MOMENT = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z")
 """RFC 3339 in UTC."""
 JTI = re.compile(r"[A-Za-z0-9_-]{16,64}")
 KEY_ID = re.compile(r"[A-Za-z0-9_-]{43}")

@@ -23,8 +23,8 @@ Scalar: TypeAlias = str | int | float | bool
 STUDY = {
     "PatientID": re.compile(r"[0-9A-Za-z.-]{1,64}"),
     "PatientSex": re.compile(r"[MFO]"),
-    "PatientAge": re.compile(r"\d{3}[DWMY]"),
-    "StudyInstanceUID": re.compile(r"(?=.{1,64}\Z)[0-2](?:\.(?:0|[1-9]\d*))+"),
+    "PatientAge": re.compile(r"[0-9]{3}[DWMY]"),
+    "StudyInstanceUID": re.compile(r"(?=.{1,64}\Z)[0-2](?:\.(?:0|[1-9][0-9]*))+"),
     "AccessionNumber": re.compile(r"[0-9A-Za-z.-]{1,16}"),
 }
 """What of a study may travel in the clear: pseudonyms, sex and age; a name or a date of birth has no place to stand."""
@@ -197,6 +197,7 @@ class Manifest:
 
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
+_TEXT = re.compile(r"[\x20-\x7e]{0,128}")
 
 
 def parse_parts(values: list[Any]) -> tuple[Part, ...]:
@@ -255,9 +256,11 @@ def _check_packing(packing: tuple[tuple[str, Scalar], ...]) -> None:
     if len(packing) > limits.PACKING_ENTRIES:
         raise ManifestError(f"packing has {len(packing)} entries, at most {limits.PACKING_ENTRIES} are allowed")
     for name, value in packing:
-        plain = isinstance(value, (str, int, float, bool)) and len(str(value)) <= 128
-        finite = not isinstance(value, float) or abs(value) < float("inf")
-        if not limits.TOKEN.fullmatch(name) or not plain or not finite:
+        if isinstance(value, str):
+            plain = bool(_TEXT.fullmatch(value))
+        else:
+            plain = isinstance(value, (int, float)) and abs(value) < 1e300
+        if not limits.TOKEN.fullmatch(name) or not plain:
             raise ManifestError("packing holds an entry that is not a short name with a short text, number or truth")
 
 

@@ -20,22 +20,24 @@ router = APIRouter(prefix=limits.PREFIX, tags=["access"])
 _SHORT = 8192
 
 
-def centre_of(request: Request) -> Centre:
+async def centre_of(request: Request) -> Centre:
     """The centre that this process serves."""
     centre: Centre = request.app.state.centre
     return centre
 
 
-def site_of(request: Request) -> str:
+This = Annotated[Centre, Depends(centre_of)]
+
+
+async def site_of(request: Request, centre: This) -> str:
     """The site that a request comes from, by its access token; Refusal 401."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise unauthorised("TOKEN", "there is no access token: Authorization: Bearer …")
-    return centre_of(request).tokens.site_of(token.strip(), int(time.time()))
+    return centre.tokens.site_of(token.strip(), int(time.time()))
 
 
 Site = Annotated[str, Depends(site_of)]
-This = Annotated[Centre, Depends(centre_of)]
 
 
 @router.post(

@@ -22,7 +22,7 @@ from lampyris.centre.api import access, scans, watch
 from lampyris.centre.api.body import Gate
 from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.api.watch import Bell
-from lampyris.centre.logs import where
+from lampyris.centre.logs import to_stderr, where
 from lampyris.centre.refusals import Refusal, refusal, wait
 from lampyris.centre.service import opened
 from lampyris.centre.settings import VARIABLE, Settings
@@ -34,6 +34,7 @@ _CONNECTIONS = 16
 
 def application() -> FastAPI:
     """The application of a server process that was started with its settings in the environment."""
+    to_stderr()
     return create(Settings.from_json(os.environ[VARIABLE]))
 
 

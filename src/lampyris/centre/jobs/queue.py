@@ -200,17 +200,17 @@ async def _forget(connection: Connection, job: int) -> None:
     await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s AND status = 'doing'", (job,))
 
 
-async def release(connection: Connection, jobs: App, number: int) -> bool:
+async def release(connection: Connection, jobs: App, site: str, scan: str) -> bool:
     """The operator's: queue a failed scan again with all its tries. False when it has not failed."""
     async with connection.transaction():
         cursor = await connection.execute(
             "UPDATE scan SET attempts = 0, reason_code = NULL, reason = NULL, state = 'queued', finished = NULL"
-            " WHERE number = %s AND state = 'failed' AND raw_deleted IS NULL RETURNING site, priority",
-            (number,),
+            " WHERE site = %s AND id = %s AND state = 'failed' AND raw_deleted IS NULL RETURNING number, priority",
+            (site, scan),
         )
         row = await cursor.fetchone()
         if row is not None:
-            await enqueue(connection, jobs, number, row["site"], row["priority"])
+            await enqueue(connection, jobs, row["number"], site, row["priority"])
     return row is not None
 
 

@@ -23,18 +23,15 @@ from psycopg_pool import PoolTimeout
 
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue, retention
+from lampyris.centre.jobs.hand import Made, Watch, blamed
 from lampyris.centre.jobs.queue import Work
-from lampyris.centre.jobs.reconstruct import reconstruct
-from lampyris.centre.logs import where
 from lampyris.centre.service import Centre
-from lampyris.model import InputError, LampyrisError, MachineError, ProgramError, StorageError
-from lampyris.path import Watch
-from lampyris.transfer import Manifest, ReturnedFile, manifest_of
+from lampyris.model import InputError, LampyrisError
+from lampyris.transfer import Manifest, manifest_of
 
 T = TypeVar("T")
-Made: TypeAlias = tuple[list[ReturnedFile], str]
-Make: TypeAlias = Callable[[Centre, Work, Manifest, Path, Watch], Made]
-"""Centre, the try, its manifest, an empty folder, who watches → files in the store, and the gate's verdict."""
+Make: TypeAlias = Callable[[Work, Manifest, Path, Watch], Made]
+"""The try, its manifest, an empty folder, who watches → files in the store, and the gate's verdict: `Hand.make`."""
 
 SILENT_HEARTBEATS = 6
 _TELL_S = 1.0
@@ -43,16 +40,7 @@ _ABSENT = (psycopg.OperationalError, PoolTimeout, ConnectorException)
 """What a database that is gone for a while makes of a statement."""
 
 
-def by_stations(centre: Centre, work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
-    """Make the series as the table of `lampyris.path` says."""
-    return reconstruct(
-        centre.store, manifest, folder, default=centre.settings.recipe, committed=work.committed, watch=watch
-    )
-
-
-async def work(
-    centre: Centre, queues: Sequence[str], *, make: Make = by_stations, signals: bool = True, wait: bool = True
-) -> None:
+async def work(centre: Centre, queues: Sequence[str], make: Make, *, signals: bool = True, wait: bool = True) -> None:
     """Serve these queues until SIGTERM or SIGINT (with `signals`), or until they are empty (without `wait`)."""
     settings = centre.settings
 
@@ -108,7 +96,7 @@ async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path
     log.info("scan started")
     progress = _Progress()
     async with _told(centre, which, progress):
-        made, error = await _made(centre, begun, make, scratch, progress)
+        made, error = await _made(begun, make, scratch, progress)
     for station, seconds in progress.seconds.items():
         centre.metrics.station_seconds.labels(station).observe(seconds)
     if made is not None:
@@ -124,22 +112,15 @@ async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path
 
 
 async def _made(
-    centre: Centre, begun: Work, make: Make, scratch: Path, progress: _Progress
+    begun: Work, make: Make, scratch: Path, progress: _Progress
 ) -> tuple[Made | None, LampyrisError | None]:
     """The series, or the error that says who is at fault."""
     try:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             manifest = manifest_of(begun.signed)
-            return await asyncio.to_thread(make, centre, begun, manifest, Path(folder), progress), None
-    except LampyrisError as error:
-        return None, error
-    except OSError as error:
-        return None, StorageError(f"the worker's disk fails ({error.strerror}): is it full?")
-    except MemoryError:
-        return None, MachineError("the worker has not enough memory for this scan")
+            return await asyncio.to_thread(make, begun, manifest, Path(folder), progress), None
     except Exception as error:  # whatever it is, the scan ends with a reason and the worker lives on
-        structlog.get_logger().error("program error", scan=begun.scan, kind=type(error).__name__, where=where(error))
-        return None, ProgramError(f"{type(error).__name__} at station {progress.at[0] or 'fetch'}")
+        return None, blamed(error, progress.at[0])
 
 
 async def _failed(centre: Centre, connection: Connection, which: tuple[int, int], error: LampyrisError) -> str:
@@ -167,7 +148,7 @@ async def _told(centre: Centre, which: tuple[int, int], progress: _Progress) -> 
     """Write down where the work is, once a second if it moved."""
 
     async def tell() -> None:
-        last = progress.at
+        last = ("", 0.0)
         while True:
             await asyncio.sleep(_TELL_S)
             if progress.at != last:

@@ -1,0 +1,156 @@
+"""Orders to reconstruct → a process beside the worker that carries them out, one at a time.
+
+Kernels hold Python's lock for as long as they run, minutes at times: a worker that computed could give no sign of life,
+and one that crashed could not say of what. So the worker only waits, and this process may die.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import structlog
+
+from lampyris.centre.jobs.queue import DiedError, Work
+from lampyris.centre.logs import to_stderr, where
+from lampyris.centre.settings import Settings
+from lampyris.centre.store import Store
+from lampyris.model import LampyrisError, MachineError, ProgramError, StorageError
+from lampyris.transfer import Manifest, ReturnedFile
+
+Made: TypeAlias = tuple[list[ReturnedFile], str]
+"""Files in the store, and the gate's verdict."""
+Watch: TypeAlias = Callable[[str, float], None]
+"""Called with a station's name and the fraction of it that is done, as in `lampyris.path`, which is not needed here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the process is told: the scan's manifest (JSON), an empty folder for it, and when it was committed."""
+
+    manifest: bytes
+    folder: Path
+    committed: datetime
+
+
+class Hand:
+    """The process of one worker; it is started with the first order, and again after it died."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._process: SpawnProcess | None = None
+        self._orders: Connection | None = None
+        self._leash: Connection | None = None
+
+    def make(self, work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
+        """Have a scan reconstructed; raises what the reconstruction raised, DiedError when the process died of it."""
+        orders = self._started()
+        try:
+            orders.send(Order(manifest.to_json(), folder, work.committed))
+            while True:
+                kind, *told = orders.recv()
+                if kind == "at":
+                    watch(*told)
+                elif kind == "made":
+                    return told[0], told[1]
+                else:
+                    raise told[0]
+        except (EOFError, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                raise
+            raise DiedError(
+                f"the process that reconstructs died ({self._ended()}): out of memory, or killed?"
+            ) from None
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the process while it lives."""
+        return self._process.pid if self._process is not None and self._process.is_alive() else None
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        for connection in (self._orders, self._leash):
+            if connection is not None:
+                connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = self._orders = self._leash = None
+
+    def _started(self) -> Connection:
+        if self._process is None or not self._process.is_alive() or self._orders is None:
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self._orders, theirs = context.Pipe()
+            held, self._leash = context.Pipe(duplex=False)
+            arguments = (theirs, held, self._settings.to_json())
+            self._process = context.Process(target=_carry_out, args=arguments, daemon=True)
+            self._process.start()
+            theirs.close()
+            held.close()
+        return self._orders
+
+    def _ended(self) -> str:
+        assert self._process is not None
+        self._process.join(10)
+        code = self._process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
+
+
+def blamed(error: BaseException, station: str) -> LampyrisError:
+    """Whose fault it is: what was raised on purpose, a machine that fails, or a mistake of ours, which is logged."""
+    if isinstance(error, LampyrisError):
+        return error
+    if isinstance(error, OSError):
+        return StorageError(f"the worker's disk fails ({error.strerror}): is it full?")
+    if isinstance(error, MemoryError):
+        return MachineError("the worker has not enough memory for this scan")
+    kind = type(error).__name__
+    structlog.get_logger().error("program error", kind=kind, station=station, where=where(error))
+    return ProgramError(f"{kind} at station {station or 'fetch'}")
+
+
+def _carry_out(orders: Connection, leash: Connection, settings_json: str) -> None:
+    """The process: order after order, until the worker is gone. Signals are the worker's to answer."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with_worker, args=(leash,), daemon=True).start()
+    to_stderr()
+    from lampyris.centre.jobs.reconstruct import reconstruct
+
+    settings = Settings.from_json(settings_json)
+    store = Store(settings)
+    while True:
+        order: Order = orders.recv()
+        station = ""
+
+        def watch(name: str, done: float) -> None:
+            nonlocal station
+            station = name
+            orders.send(("at", name, done))
+
+        answer: tuple[Any, ...]
+        try:
+            manifest = Manifest.parse(order.manifest)
+            files, verdict = reconstruct(
+                store, manifest, order.folder, default=settings.recipe, committed=order.committed, watch=watch
+            )
+            answer = ("made", files, verdict)
+        except Exception as error:  # the worker decides what becomes of the scan
+            answer = ("failed", blamed(error, station))
+        orders.send(answer)
+
+
+def _end_with_worker(leash: Connection) -> None:
+    """Nobody waits for the answer of a worker that is gone."""
+    try:
+        leash.recv()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -1,0 +1,220 @@
+"""`lampyris serve | work | up | centre …` → the processes of a centre, and what its operator does with it."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from lampyris.cli import terminal
+from lampyris.model import InputError
+
+if TYPE_CHECKING:  # a reconstruction on the command line needs neither a web server nor a database
+    from lampyris.centre import Centre, Settings
+    from lampyris.centre.database import Connection
+
+T = TypeVar("T")
+_AGAIN_S = 2.0
+
+
+def settings_of(arguments: argparse.Namespace) -> "Settings":
+    """The centre that a command line means. A DSN may hold a password, so it comes from the environment."""
+    from lampyris.centre import Settings
+
+    chosen = {
+        "audience": getattr(arguments, "public_url", None) or _address(arguments),
+        "dsn": os.environ.get("LAMPYRIS_DSN"),
+        "store": arguments.store,
+        "recipe": getattr(arguments, "recipe", None),
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Settings(arguments.data.resolve(), **given)
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Answer sites until SIGTERM or SIGINT; this process becomes the server."""
+    _check_reachable(arguments)
+    command = ["-m", "lampyris.centre.api", "--host", arguments.host, "--port", str(arguments.port)]
+    command += ["--processes", str(arguments.processes)]
+    if arguments.tls_cert is not None:
+        command += ["--tls-cert", str(arguments.tls_cert), "--tls-key", str(arguments.tls_key)]
+    terminal.say(f"the centre answers at {_address(arguments)}")
+    _become(command, settings_of(arguments))
+
+
+def work(arguments: argparse.Namespace) -> int:
+    """Reconstruct one scan after the other until SIGTERM or SIGINT; this process becomes the worker."""
+    command = ["-m", "lampyris.centre.jobs", "--queues", ",".join(arguments.queues)]
+    _become([*command, "--metrics-port", str(arguments.metrics_port)], settings_of(arguments))
+
+
+def _become(command: Sequence[str], settings: "Settings") -> NoReturn:
+    """Replace this process by a lighter one, which has the settings in its environment."""
+    from lampyris.centre.settings import VARIABLE
+
+    os.execve(sys.executable, [sys.executable, *command], {**os.environ, VARIABLE: settings.to_json()})
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Everything on this machine: the server and its workers, each started again when it dies, ended together."""
+    from lampyris.centre import database
+
+    _check_reachable(arguments)
+    shared = ["--data", str(arguments.data), *(["--store", arguments.store] if arguments.store else [])]
+    served = ["serve", *shared, "--host", arguments.host, "--port", str(arguments.port)]
+    for option in ("tls_cert", "tls_key", "public_url"):
+        if (value := getattr(arguments, option)) is not None:
+            served += [f"--{option.replace('_', '-')}", str(value)]
+    if arguments.behind_proxy:
+        served.append("--behind-proxy")
+    recipe = ["--recipe", arguments.recipe] if arguments.recipe else []
+    everything = ["work", *shared, *recipe]
+    commands = [served, *[everything] * arguments.workers]
+    commands += [[*everything, "--queues", "stat"]] * arguments.stat_workers
+    _supervise([[sys.executable, "-m", "lampyris.cli", *command] for command in commands])
+    database.stop(settings_of(arguments))
+    return 0
+
+
+def invite(arguments: argparse.Namespace) -> int:
+    """A one-time code for a site."""
+    from lampyris.centre import access
+
+    code = _with_database(arguments, lambda connection: access.invite(connection, arguments.site))
+    if arguments.json:
+        terminal.machine({"site": arguments.site, "code": code, "hours": access.CODE_HOURS})
+    terminal.say(f"code for {arguments.site}, good for {access.CODE_HOURS} hours and one key: {code}")
+    return 0
+
+
+def suspend(arguments: argparse.Namespace) -> int:
+    """Shut a site out, or let it in again."""
+    from lampyris.centre import access
+
+    suspended = not arguments.undo
+    _with_database(arguments, lambda connection: access.suspend(connection, arguments.site, suspended=suspended))
+    terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
+    return 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Queue a failed scan again."""
+    from lampyris.centre.jobs import queue
+
+    async def run(centre: "Centre") -> bool:
+        async with centre.pool.connection() as connection:
+            return await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
+
+    if not _with_centre(arguments, run):
+        raise InputError("there is no such scan that has failed and whose raw data are still here")
+    terminal.say("the scan is queued again")
+    return 0
+
+
+def forget(arguments: argparse.Namespace) -> int:
+    """Delete everything of a scan that has ended."""
+    from lampyris.centre.jobs import retention
+
+    async def run(centre: "Centre") -> bool:
+        async with centre.pool.connection() as connection:
+            return await retention.forget(connection, centre.store, arguments.site, arguments.scan)
+
+    if not _with_centre(arguments, run):
+        raise InputError("there is no such scan that has ended")
+    terminal.say("raw data, series and record of the scan are deleted")
+    return 0
+
+
+def queues_of(text: str) -> tuple[str, ...]:
+    """Names of queues on a command line."""
+    from lampyris.centre.jobs.queue import check_queues
+
+    try:
+        return check_queues([name.strip() for name in text.split(",")])
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
+    from lampyris.centre import opened
+
+    async def run() -> T:
+        async with opened(settings_of(arguments), connections=4) as centre:
+            return await action(centre)
+
+    return asyncio.run(run())
+
+
+def _with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
+    async def run(centre: "Centre") -> T:
+        async with centre.pool.connection() as connection:
+            return await action(connection)
+
+    return _with_centre(arguments, run)
+
+
+def _address(arguments: argparse.Namespace) -> str | None:
+    if not hasattr(arguments, "host"):
+        return None
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    return f"{'https' if arguments.tls_cert else 'http'}://{host}:{arguments.port}"
+
+
+def _check_reachable(arguments: argparse.Namespace) -> None:
+    """Without TLS a centre speaks to its own machine alone: what it hears are scans of patients."""
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise InputError("TLS needs both --tls-cert and --tls-key")
+    if arguments.tls_cert is None and not arguments.behind_proxy and not _is_loopback(arguments.host):
+        raise InputError(
+            f"{arguments.host} can be reached from other machines: give --tls-cert and --tls-key, or --behind-proxy"
+            " when a proxy in front of it speaks TLS"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _supervise(commands: Sequence[Sequence[str]]) -> None:
+    """Run every command until this process is told to stop; one that ends before is started again."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    started: dict[int, float] = {}
+    while not stopped:
+        for place, command in enumerate(commands):
+            if place in running and running[place].poll() is None:
+                continue
+            if place in running:
+                _end_group(running.pop(place))
+            if time.monotonic() - started.get(place, float("-inf")) >= _AGAIN_S:
+                # In a group of its own: Ctrl-C reaches this process alone, which then ends them in order.
+                running[place] = subprocess.Popen(command, start_new_session=True)
+                started[place] = time.monotonic()
+        time.sleep(0.2)
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        process.wait()
+        _end_group(process)
+
+
+def _end_group(process: "subprocess.Popen[bytes]") -> None:
+    """End what a process that is gone has left behind, such as the server processes that it had started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
