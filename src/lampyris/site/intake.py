@@ -153,11 +153,11 @@ class Intake:
                 return None
             return entry.scan if self._spool.accept(entry) else ""
         except InputError as error:
-            name = path.name.removesuffix(ARRIVING)
-            source = Source(path.with_name(name), fingerprint=fingerprint)
-            key = hashlib.sha256(f"{source.path}\0{fingerprint}".encode()).hexdigest()[:32]
+            if path.name.endswith(ARRIVING):  # what is wrong with it is told when it is whole
+                return None
+            key = hashlib.sha256(f"{path}\0{fingerprint}".encode()).hexdigest()[:32]
             reason = (error.code, without_names(str(error), path))
-            self._spool.record(key, Place("rejected", self._spool.now(), reason), source)
+            self._spool.record(key, Place("rejected", self._spool.now(), reason), Source(path, fingerprint=fingerprint))
             return ""
         except FileNotFoundError:  # moved while we looked
             return None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lampyris.model import FormatError, StorageError
+from lampyris.model import FormatError, InputError, StorageError
 from lampyris.site.agent import HEARTBEAT
 from lampyris.site.config import Config
 from lampyris.site.store import Entry, Spool, files
@@ -52,7 +52,7 @@ def status(config: Config, *, now: Callable[[], float] = time.time, names: bool 
 def _scan(
     spool: Spool, entry: Entry, config: Config, waiting: dict[str, list[str]], *, names: bool
 ) -> dict[str, Any] | None:
-    """One scan in the spool; None when it was finished while we looked."""
+    """One scan in the spool; None when it was finished while we looked, or its files are damaged."""
     scan = entry.scan
     try:
         place = spool.place(scan)
@@ -60,6 +60,9 @@ def _scan(
         if state == "returned" and spool.series(scan).verdict not in config.forward:
             state = "held"
     except FileNotFoundError:
+        return None
+    except InputError:
+        spool.damaged.add(scan)
         return None
     reason = place.reason or waiting.get(scan) or waiting.get(f"{scan} up")
     found = {
