@@ -110,7 +110,9 @@ class FakeCentre:
 
     def _enrol(self, request: httpx.Request) -> httpx.Response:
         found = check_enrolment(request.content.decode(), now=int(self.now()))
-        held = self.codes.setdefault(found.code, found.key_id)
+        held = self.codes.get(found.code)
+        if held is None:
+            return problem(403, "CODE")
         if held not in ("", found.key_id):
             return problem(403, "CODE_USED")
         self.codes[found.code], self.keys[found.key_id] = found.key_id, dict(found.key)

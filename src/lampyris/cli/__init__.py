@@ -1,4 +1,4 @@
-"""Command line → journeys and centres: `lampyris journey | simulate | recon | … | serve | work | up`."""
+"""Command line → journeys, centres and sites: `lampyris journey | simulate | recon | … | serve | work | up | site`."""
 
 from lampyris.cli.main import main
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lampyris import __version__
-from lampyris.cli import centre, commands, dose_study
+from lampyris.cli import centre, site
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
 from lampyris.raw import CODINGS
@@ -17,7 +17,8 @@ CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate stops an image (rec
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
-    chosen = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser(light=words[:1] == ["site"]).parse_args(words)
     try:
         return int(chosen.run(chosen))
     except LampyrisError as error:
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands and their help."""
+def parser(*, light: bool = False) -> argparse.ArgumentParser:
+    """All commands and their help; `light`: those of a site alone, whose old PC loads no compiler and no science."""
     root = argparse.ArgumentParser(
         prog="lampyris",
         description="The open cloud-CT centre: raw counts in, a judged CT series out. Research software.",
@@ -40,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"lampyris {__version__}")
     sub = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _site(sub)
+    if light:
+        return root
     _journey(sub)
     _simulate(sub)
     _dose_study(sub)
@@ -103,6 +107,8 @@ def _grid(command: argparse.ArgumentParser) -> None:
 
 
 def _journey(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(
         sub,
         "journey",
@@ -124,6 +130,8 @@ def _journey(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _simulate(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(
         sub, "simulate", "scan a phantom, a CT series or a NIfTI volume, or lower the dose of a raw scan",
         "lampyris simulate thorax -o scan.lraw --dose 0.1",
@@ -139,6 +147,8 @@ def _simulate(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> Non
 
 
 def _dose_study(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import dose_study
+
     command = _command(
         sub, "dose-study", "compare recipes over many doses of one source: tables, curves, pictures and one page",
         "lampyris dose-study thorax -o study --range -20 70 --doses 1,0.2,0.1 --recipes routine,model",
@@ -169,6 +179,8 @@ def _dose_study(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _recon(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(
         sub,
         "recon",
@@ -184,6 +196,8 @@ def _recon(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _assess(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(
         sub, "assess", "measure the quality and dose of a CT series", "lampyris assess series --truth thorax --json"
     )
@@ -197,6 +211,8 @@ def _assess(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(sub, "raw", "look into, convert or verify raw scans", "lampyris raw info scan.lraw")
     inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
     info = _command(
@@ -231,6 +247,8 @@ def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _doctor(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import commands
+
     command = _command(sub, "doctor", "report engines, devices and versions, with a short self-test", "lampyris doctor")
     _json(command)
     command.set_defaults(run=commands.doctor)
@@ -296,6 +314,38 @@ def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     for each in (release, forget):
         each.add_argument("scan", metavar="SCAN")
     _json(invite)
+
+
+def _site(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = _command(sub, "site", "bring scans to a centre and series to the PACS", "lampyris site run -c site.toml")
+    inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run = _command(inner, "run", "watch, pack, send, fetch and forward, until Ctrl-C", "lampyris site run -c site.toml")
+    run.set_defaults(run=site.run)
+    send = _command(
+        inner,
+        "send",
+        "put a scan into the spool; the agent packs and sends it from where it lies",
+        "lampyris site send scan.lraw --order order.json --stat",
+    )
+    send.add_argument("scan", type=Path, help="a raw scan in any format that `lampyris raw info` reads")
+    send.add_argument("--order", type=Path, default=None, metavar="JSON", help="purpose, priority, recipe and study")
+    send.add_argument("--stat", action="store_true", help="before every other scan, whatever the order says")
+    send.add_argument("--again", action="store_true", help="also if it was sent before: as another scan")
+    send.set_defaults(run=site.send)
+    status = _command(inner, "status", "show queue, link and age", "lampyris site status --json")
+    status.add_argument("--names", action="store_true", help="show where scans came from; a name may be a patient's")
+    status.set_defaults(run=site.status)
+    enrol = _command(
+        inner, "enrol", "make this site known to its centre", "lampyris site enrol K7Q2M-3XV0A-9TBNC-W5H1D -c site.toml"
+    )
+    enrol.add_argument("code", metavar="CODE", help="the one-time code that the centre's operator gave out")
+    enrol.set_defaults(run=site.enrol)
+    for each in (run, send, status, enrol):
+        each.add_argument(
+            "-c", "--config", type=Path, default=Path("site.toml"), metavar="TOML", help="default site.toml"
+        )
+    for each in (send, status):
+        _json(each)
 
 
 if __name__ == "__main__":

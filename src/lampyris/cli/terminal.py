@@ -4,15 +4,16 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lampyris.model import Assessment
-from lampyris.path import Watch
-from lampyris.quality.gate import NOT_MEASURED
+
+if TYPE_CHECKING:  # what runs at a site says things too, and loads no science for it
+    from lampyris.path import Watch
 
 people = Console(stderr=True, highlight=False)
 
@@ -29,7 +30,7 @@ def machine(value: Any) -> None:
 
 
 @contextmanager
-def watched(label: str) -> Iterator[Watch]:
+def watched(label: str) -> Iterator["Watch"]:
     """A bar for each station as it is reached; on a file or a pipe, nothing but the stations' ends."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(32), TextColumn("{task.percentage:>3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=people) as progress:
@@ -45,6 +46,8 @@ def watched(label: str) -> Iterator[Watch]:
 
 def assessments(titles: Sequence[str], judged: Sequence[Assessment]) -> None:
     """A table of every figure, one column per image, and the verdicts with their reasons."""
+    from lampyris.quality.gate import NOT_MEASURED
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("figure")
     for title in titles:
