@@ -46,7 +46,7 @@ def test_the_tree_keeps_its_contracts():
         ("quality/dose.py", "import pydicom", "Science does no I/O"),
         ("model/volume.py", "import scipy.ndimage", "The model needs numpy alone"),
         ("transfer/tokens.py", "import scipy.stats", "The site stays light"),
-        ("site/agent.py", "import sqlite3", "The site stays light"),
+        ("site/agent.py", "import psycopg", "The site stays light"),
         ("raw/read.py", "import numba", "The site stays light"),
         ("site/agent.py", "import lampyris.centre.settings", "The journey flows one way"),
         ("model/arrays.py", "import lampyris.model.scan", "No cycles inside a package"),

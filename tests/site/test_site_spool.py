@@ -320,6 +320,15 @@ def test_policy_and_line_decide_the_coding_and_the_manifest_tells(agent_of, conf
     assert said == {"link of 20 Mbit/s, slow is under 50": "sigma/2", "purpose quality": "lossless"}
 
 
+def test_a_reason_in_any_script_fits_the_manifest(agent_of, config, drop, scan, replaced, centre):
+    rules = replaced(config.policy, protocols={"胸部*": "lossless"})
+    agent = agent_of(replaced(config, policy=rules))
+    drop(scan=replaced(scan, acquisition=replaced(scan.acquisition, ProtocolName="胸部 低剂量"), id=""))
+    rounds(agent, 14)
+    held = only(centre.scans.values())
+    assert dict(held["manifest"].packing)["reason"] == "protocol like ??*"
+
+
 def test_a_scan_with_damaged_files_of_state_holds_up_no_other(agent_of, config, centre, drop):
     agent = agent_of(config)
     drop("a.lraw")

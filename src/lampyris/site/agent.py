@@ -25,6 +25,7 @@ from lampyris.transfer import Manifest, ReturnedSeries
 
 HEARTBEAT = "agent.json"
 _HEARTBEAT_S = 2.0
+_IDLE_POLLS = 30
 _DAY_S = 86400.0
 
 
@@ -95,9 +96,12 @@ class Agent:
 
     def fetch(self) -> bool:
         """Ask after committed scans, and bring home what was made of them."""
-        for entry in self.spool.having("committed"):
+        committed = self.spool.having("committed")
+        for entry in committed:
             self._returning(functools.partial(self._returns.ask, entry))
-        self._returning(self._bring)
+        if committed or self._patience.over("idle returns"):  # a thousand idle sites do not ask every ten seconds
+            self._returning(self._bring)
+            self._patience.pause("idle returns", _IDLE_POLLS * self._config.centre.poll_s)
         for entry in self.spool.having("stored"):
             self._returning(functools.partial(self._returns.acknowledge, entry))
         return False

@@ -199,7 +199,11 @@ class Intake:
         now = self._spool.now()
         began = min([now, *(each.stat().st_mtime for each in _files(source.path) if not source.arriving)])
         moment = datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        packing: tuple[tuple[str, Any], ...] = (("codec", "htj2k"), ("coding", coding[0]), ("reason", coding[1][:128]))
+        packing: tuple[tuple[str, Any], ...] = (
+            ("codec", "htj2k"),
+            ("coding", coding[0]),
+            ("reason", _plain(coding[1])),
+        )
         skeleton = Manifest(
             scan=scan,
             site=self._site,
@@ -256,6 +260,11 @@ def _content(path: Path) -> str:
 
 def _files(path: Path) -> list[Path]:
     return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _plain(text: str) -> str:
+    """As the protocol lets it stand in a manifest: printable ASCII, at most 128 characters."""
+    return "".join(each if " " <= each <= "~" else "?" for each in text)[:128]
 
 
 def _coding_of(scan: RawScan) -> Literal["lossless", "sigma/4", "sigma/2"]:

@@ -3,8 +3,10 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lampyris.model import LampyrisError
 from lampyris.model.arrays import canonical_json
 from lampyris.site.exchange.link import JSON, Link, LinkError, Refusal
 from lampyris.site.store import Entry, Spool
@@ -12,6 +14,8 @@ from lampyris.site.store.files import sync_folder, telling
 from lampyris.transfer import ReturnedFile, ReturnedSeries
 
 _PAGE = 100
+_AT_ONCE = 3
+"""Files that are fetched at a time: with the chunks that are being sent, within the protocol's eight requests."""
 
 
 class Returns:
@@ -53,11 +57,21 @@ class Returns:
 
     def fetch(self, series: ReturnedSeries) -> None:
         """Bring every file of a series that is not here yet; the scan is then `stored`."""
-        for file in series.files:
-            place = self._spool.file(series.scan, file.name)
-            if not (place.exists() and place.stat().st_size == file.size and _sha256(place) == file.sha256):
-                self._download(series.scan, file, place)
-            self._spool.at("file")
+        failed: list[LampyrisError] = []
+
+        def one(file: ReturnedFile) -> None:
+            if failed:
+                return
+            try:
+                self._bring(series.scan, file)
+            except LampyrisError as error:
+                failed.append(error)
+
+        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
+            for done in [pool.submit(one, file) for file in series.files]:
+                done.result()
+        if failed:
+            raise failed[0]
         self._spool.store(series.scan, series)
 
     def acknowledge(self, entry: Entry) -> None:
@@ -75,6 +89,12 @@ class Returns:
         self._spool.at("acknowledge")
         self._spool.move(scan, "returned")
         self._spool.release(scan)
+
+    def _bring(self, scan: str, file: ReturnedFile) -> None:
+        place = self._spool.file(scan, file.name)
+        if not (place.exists() and place.stat().st_size == file.size and _sha256(place) == file.sha256):
+            self._download(scan, file, place)
+        self._spool.at("file")
 
     def _download(self, scan: str, file: ReturnedFile, place: Path) -> None:
         """One file, from where an earlier try ended. LinkError when what came is not what was promised."""
