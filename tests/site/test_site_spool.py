@@ -7,14 +7,13 @@ import threading
 import numpy as np
 import pytest
 from conftest import STUDY, rounds
-from fake_centre import FakeCentre
+from fake_centre import FakeCentre, problem
 
 from lampyris import raw
 from lampyris.model import InputError, StorageError
 from lampyris.site import Order, client, status
 from lampyris.site.config import Keeping
 from lampyris.site.exchange import Bucket
-from lampyris.site.packing import IDLE_S
 from lampyris.site.store import NEXT, alone, files
 from lampyris.transfer import limits
 
@@ -24,96 +23,31 @@ def only(found):
     return one
 
 
-def parts(scan) -> list[bytes]:
-    return [part.content for part in raw.pack(scan, raw.Decision("sigma/2", "the scanner's"), part_bytes=7_013)]
-
-
-@pytest.fixture
-def arriving(config):
-    """A scan that the scanner appends to; its order is there from the start."""
-    path = config.watch.folder / "x.lraw.arriving"
-    (config.watch.folder / "x.lraw.json").write_text(json.dumps({"study": STUDY, "priority": "stat"}))
-    return path
-
-
-def append(path, pieces) -> None:
-    with path.open("ab") as file:
-        for piece in pieces:
-            file.write(piece)
-
-
-def test_a_scan_travels_while_it_arrives(agent, centre, scan, arriving, small_chunks, tmp_path):
-    pieces = parts(scan)
-    append(arriving, pieces[:-1])
-    rounds(agent, 20)
-    held = only(centre.scans.values())
-    assert (held["state"], len(held["chunks"])) == ("open", len(pieces) - 1)
-    append(arriving, pieces[-1:])
-    rounds(agent, 4)
-    assert held["state"] == "open"  # nobody said that it is whole
-    arriving.rename(arriving.with_name("x.lraw"))
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_scan_that_the_centre_gave_up_waiting_for_is_sent_under_a_new_id(
+    agent, centre, drop, series, packed, config, small_chunks
+):
+    """The line was down for three weeks in the middle of it."""
+    path = drop()
+    for _ in range(14 if packed else 4):
+        agent.take_in()
+    entry = only(agent.spool.entries())
+    centre.before.append(
+        lambda request: problem(503, "WAIT", retry=True, **{"Retry-After": "40"}) if request.method == "PUT" else None
+    )
+    agent.send()
+    centre.before.clear()
+    centre.scans[entry.scan] |= {"state": "refused", "reason": ("ABANDONED", "14 days"), "chunks": {}}
+    if packed:
+        path.unlink()
     rounds(agent, 30)
-    assert centre.packed(only(centre.scans)) == b"".join(pieces)
-    assert (held["state"], held["skeleton"].priority) == ("queued", "stat")
-    assert dict(held["skeleton"].packing)["coding"] == "sigma/2"
-    (tmp_path / "y.lraw").write_bytes(b"".join(pieces))
-    assert held["manifest"].content == raw.info(tmp_path / "y.lraw").id
-
-
-def test_a_restart_while_a_scan_arrives_goes_on_with_it(agent_of, config, centre, scan, arriving, small_chunks):
-    pieces = parts(scan)
-    append(arriving, pieces[:5])
-    rounds(agent_of(config), 12)
-    assert centre.put_bytes > 0
-    append(arriving, pieces[5:])
-    arriving.rename(arriving.with_name("x.lraw"))
-    rounds(agent_of(config), 30)
-    assert centre.packed(only(centre.scans)) == b"".join(pieces)
-    assert centre.put_bytes == len(b"".join(pieces))
-
-
-def test_a_scan_that_was_broken_off_is_withdrawn(agent, centre, scan, arriving, config, small_chunks):
-    append(arriving, parts(scan)[:5])
-    rounds(agent, 12)
-    arriving.unlink()
-    rounds(agent, 8)
-    assert only(centre.scans.values())["reason"][0] == "WITHDRAWN"
-    assert "deleted before it was whole" in only(status(config)["not_taken"])["reason"][1]
-    append(arriving, parts(scan))
-    rounds(agent, 8)
-    assert len(centre.scans) == 2  # the next one of that name is another scan
-
-
-def test_what_is_wrong_with_an_arriving_scan_is_told_when_it_is_whole(agent, centre, scan, arriving, config):
-    append(arriving, [bytes(30_000)])
-    rounds(agent, 3)
-    assert agent.spool.records() == {}
-    arriving.rename(arriving.with_name("x.lraw"))
-    rounds(agent, 3)
-    assert "INPUT_FORMAT" in only(status(config)["not_taken"])["reason"]
-
-
-def test_a_scan_that_stopped_growing_is_given_up(agent, centre, scan, arriving, now, small_chunks):
-    append(arriving, parts(scan)[:5])
-    rounds(agent, 12)
-    arriving.with_name("x.lraw.json").unlink()  # so that it is not taken for another
-    now.at += IDLE_S + 1
-    rounds(agent, 5)
-    assert only(centre.scans.values())["state"] == "refused"
-
-
-def test_a_writer_that_went_back_is_noticed(agent, centre, scan, arriving, small_chunks):
-    """What is committed is the file as it is at its end, whatever was sent of it before."""
-    pieces = parts(scan)
-    append(arriving, pieces[:5])
-    rounds(agent, 8)
-    append(arriving, [bytes(len(pieces[5])), *pieces[6:]])
-    rounds(agent, 8)
-    assert len(only(centre.scans.values())["chunks"]) > 5
-    arriving.write_bytes(b"".join(pieces))
-    arriving.rename(arriving.with_name("x.lraw"))
-    rounds(agent, 30)
-    assert centre.packed(only(centre.scans)) == b"".join(pieces)
+    (new,) = [scan for scan, held in centre.scans.items() if held["state"] == "queued"]
+    assert new != entry.scan
+    assert len(centre.packed(new)) > 40_000
+    centre.reconstruct(new, series(centre, new))
+    rounds(agent, 14)
+    assert only(config.pacs[0].folder.iterdir()).name == new
+    assert agent.spool.entries() == []
 
 
 def test_stat_goes_before_a_routine_scan_that_is_on_its_way(agent_of, config, centre, drop, small_chunks, replaced):
@@ -142,8 +76,6 @@ def test_stat_goes_before_a_routine_scan_that_is_on_its_way(agent_of, config, ce
 
 
 def test_a_stat_scan_that_is_told_to_wait_holds_up_no_routine_scan(agent, centre, drop):
-    from fake_centre import problem
-
     drop("stat.lraw", priority="stat")
     drop("routine.lraw")
     wait = {"Retry-After": "3600"}

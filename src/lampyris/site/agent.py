@@ -4,7 +4,9 @@ Each thread does rounds; a round asks the spool what is due, the most urgent fir
 fails waits for its own time and holds up nothing else.
 """
 
+import dataclasses
 import functools
+import hashlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -113,6 +115,9 @@ class Agent:
             worked |= self._try(entry.scan, functools.partial(self._forward, entry))
         for entry in self.spool.having("delivered", "refused"):
             place = self.spool.place(entry.scan)
+            if place.reason is not None and place.reason[0] == "ABANDONED":
+                self._try(entry.scan, functools.partial(self._renew, entry))
+                continue
             kept_s = self._config.spool.refused_days * _DAY_S if place.state == "refused" else 0.0
             if self.spool.now() - place.since >= kept_s:
                 self._try(entry.scan, functools.partial(self._finish, entry.scan))
@@ -214,6 +219,16 @@ class Agent:
         )
         source = Source(self._config.folder / "lost", fingerprint="lost")
         return self.spool.accept(Entry(made, source, series.sealed, self.spool.now()), "committed")
+
+    def _renew(self, entry: Entry) -> bool:
+        """Send a scan that was open for longer than the centre waits once more: under a new id, as the protocol says."""
+        scan = hashlib.sha256(f"{entry.scan} again".encode()).hexdigest()[:32]  # the same one after a break
+        identity = self.vault.seal(scan, self.vault.unseal(entry.scan, entry.identity))
+        sealed = None if entry.skeleton.sealed is None else identity
+        skeleton = dataclasses.replace(entry.skeleton, scan=scan, sealed=sealed)
+        self.spool.renew(entry.scan, dataclasses.replace(entry, skeleton=skeleton, identity=identity))
+        self._log.info("scan renewed", scan=entry.scan, to=scan)
+        return True
 
     def _forward(self, entry: Entry) -> bool:
         series = self.spool.series(entry.scan)

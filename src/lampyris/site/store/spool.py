@@ -11,6 +11,7 @@ spool/records/SCAN.json           what became of a scan whose folder is gone
 
 import dataclasses
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -137,6 +138,25 @@ class Spool:
         new = files.make_folder(self._scans / entry.scan, fill)
         self.at("accepted")
         return new
+
+    def renew(self, scan: str, entry: Entry) -> None:
+        """Give the bytes of a refused scan to a new one, without a copy; the old one is finished."""
+        old = self._scans / scan
+
+        def fill(folder: Path) -> None:
+            (folder / "chunks").mkdir(mode=0o700)
+            files.write_json(folder / "entry.json", entry.as_dict())
+            state = "packed" if (old / "packed.json").exists() else "accepted"
+            files.write_json(folder / "state.json", {"state": state, "since": self.now()})
+            for chunk in sorted((old / "chunks").iterdir()):
+                os.link(chunk, folder / "chunks" / chunk.name)
+            files.sync_folder(folder / "chunks")
+            if state == "packed":
+                os.link(old / "packed.json", folder / "packed.json")
+
+        files.make_folder(self._scans / entry.scan, fill)
+        self.at("renewed")
+        self.finish(scan)
 
     def entries(self) -> list[Entry]:
         """Every scan in the spool, the most urgent first."""
