@@ -78,6 +78,12 @@ def test_a_worker_serves_queues_that_there_are(capsys):
     assert "stat, routine, batch" in capsys.readouterr().err
 
 
+def test_a_worker_is_given_recipes_that_there_are(capsys):
+    for verb in ("work", "up"):
+        assert cli.main([verb, "--recipe", "best"]) == 65
+        assert "routine-head" in capsys.readouterr().err.replace("\n", "")
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))

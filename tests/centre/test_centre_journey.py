@@ -1,5 +1,6 @@
 """A scan that is packed, sent, reconstructed by the table of stations and fetched: what was measured, byte for byte."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -10,11 +11,12 @@ import pytest
 
 from lampyris import raw, simulate
 from lampyris.centre.jobs.hand import Hand
-from lampyris.centre.jobs.reconstruct import lay_out, reconstruct
+from lampyris.centre.jobs.reconstruct import lay_out, recipe_of, reconstruct
 from lampyris.centre.jobs.worker import work
 from lampyris.centre.store import Store
+from lampyris.model import InputError, MachineError
 from lampyris.phantom import water_cylinder
-from lampyris.transfer import Chunk, Part, ReturnedSeries
+from lampyris.transfer import Chunk, Manifest, Part, ReturnedSeries
 
 EVERY = ("stat", "routine", "batch")
 
@@ -123,6 +125,15 @@ def test_a_scan_that_is_not_what_it_says_is_refused(site, worked, packed):
     assert refused(site, worked, [b"PK\3\4" + b"zip" * 100])["code"] == "INPUT_FORMAT"
     assert refused(site, worked, pieces[:-1], content=content)["code"] == "INPUT_FORMAT"
     assert "no recipe" in refused(site, worked, pieces, recipe="methods.json")["message"]
+
+
+def test_an_unknown_recipe_is_the_fault_of_whoever_named_it():
+    manifest = Manifest("0" * 32, "st-anna", "2026-11-21T08:15:02Z", "lraw")
+    with pytest.raises(MachineError, match="no recipe 'best'"):
+        recipe_of(manifest, "best", None)
+    with pytest.raises(InputError, match=r"no recipe 'methods\.json'"):
+        recipe_of(dataclasses.replace(manifest, recipe="methods.json"), "routine", None)
+    assert recipe_of(dataclasses.replace(manifest, recipe="swift"), "routine", None).name == "swift"
 
 
 def test_a_damaged_store_is_noticed_and_the_scan_is_not_refused_for_it(site, worked, packed, settings):

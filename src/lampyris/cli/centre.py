@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from lampyris import recipes
 from lampyris.cli import terminal
 from lampyris.model import InputError
 
@@ -50,6 +51,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def work(arguments: argparse.Namespace) -> int:
     """Reconstruct one scan after the other until SIGTERM or SIGINT; this process becomes the worker."""
+    _check_recipe(arguments)
     command = ["-m", "lampyris.centre.jobs", "--queues", ",".join(arguments.queues)]
     _become([*command, "--metrics-port", str(arguments.metrics_port)], settings_of(arguments))
 
@@ -66,6 +68,7 @@ def up(arguments: argparse.Namespace) -> int:
     from lampyris.centre import database
 
     _check_reachable(arguments)
+    _check_recipe(arguments)
     shared = ["--data", str(arguments.data), *(["--store", arguments.store] if arguments.store else [])]
     served = ["serve", *shared, "--host", arguments.host, "--port", str(arguments.port)]
     for option in ("tls_cert", "tls_key", "public_url"):
@@ -175,6 +178,11 @@ def _check_reachable(arguments: argparse.Namespace) -> None:
             f"{arguments.host} can be reached from other machines: give --tls-cert and --tls-key, or --behind-proxy"
             " when a proxy in front of it speaks TLS"
         )
+
+
+def _check_recipe(arguments: argparse.Namespace) -> None:
+    if arguments.recipe is not None and arguments.recipe not in recipes.names():
+        raise InputError(f"no recipe {arguments.recipe!r}; there are {', '.join(recipes.names())}")
 
 
 def _is_loopback(host: str) -> bool:

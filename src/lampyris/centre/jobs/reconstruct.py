@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lampyris import path, raw, recipes
 from lampyris.centre.store import Store, raw_prefix, series_prefix
-from lampyris.model import Assessment, FormatError, InputError, ProgramError, RawScan, Recipe, Study
+from lampyris.model import Assessment, FormatError, InputError, MachineError, ProgramError, RawScan, Recipe, Study
 from lampyris.transfer import Manifest, ReturnedFile, limits
 
 _ASSESSMENT = "assessment.json"
@@ -46,12 +46,16 @@ def open_scan(manifest: Manifest, place: Path) -> RawScan:
 
 
 def recipe_of(manifest: Manifest, default: str | None, scan: RawScan) -> Recipe:
-    """The recipe that the site asked for, or the centre's; only recipes of our own can be named from outside."""
+    """The recipe that the site asked for, or the centre's; only recipes of our own can be named from outside.
+
+    One that does not exist is the site's fault if the site named it, the operator's otherwise.
+    """
     name = manifest.recipe or default
     if name is None:
         name = "industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine"
     if name not in recipes.names():
-        raise InputError(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
+        blame = MachineError if manifest.recipe is None else InputError
+        raise blame(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
     return recipes.recipe(name)
 
 
