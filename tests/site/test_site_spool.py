@@ -320,3 +320,23 @@ def test_a_scan_of_nan_is_refused_before_anything_is_sent(agent, scan, replaced,
     with pytest.raises(InputError):
         agent.intake.take(path, Order("phantom"))
     assert limits.CHUNK_BYTES == 8 << 20
+
+
+def test_a_failing_share_is_told_without_the_name_of_the_file(agent, drop, monkeypatch):
+    """The reader's own message names its file, which may be called after the patient."""
+
+    def fails(path):
+        raise StorageError(f"{path.name} cannot be read (Input/output error)")
+
+    drop("Zhang_San.lraw")
+    monkeypatch.setattr(raw, "read", fails)
+    agent.take_in()
+    assert agent._patience.reasons()["look"][1] == "the scan cannot be read (Input/output error)"
+    monkeypatch.undo()
+    agent._patience.succeeded("look")
+    agent.take_in()
+    entry = only(agent.spool.entries())
+    agent._packer.keep(set())
+    monkeypatch.setattr(raw, "read", fails)
+    agent.take_in()
+    assert agent._patience.reasons()[entry.scan][1] == "the scan cannot be read (Input/output error)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lampyris import __version__
-from lampyris.cli import centre, site
+from lampyris.cli import site
 from lampyris.cli.terminal import machine, people
 from lampyris.model import LampyrisError
 from lampyris.raw import CODINGS
@@ -272,6 +272,8 @@ def _reachable(command: argparse.ArgumentParser) -> None:
 
 
 def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import centre
+
     default = "the recipe of scans that name none (default: routine)"
     serve = _command(sub, "serve", "answer sites: take raw scans, give series back", "lampyris serve --data /srv/ct")
     _place(serve)
@@ -299,6 +301,8 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from lampyris.cli import centre
+
     command = _command(sub, "centre", "what the operator of a centre does", "lampyris centre invite st-anna-ct2")
     inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
     invite = _command(inner, "invite", "make a one-time code for a site", "lampyris centre invite st-anna-ct2")

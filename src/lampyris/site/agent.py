@@ -221,7 +221,7 @@ class Agent:
         return self.spool.accept(Entry(made, source, series.sealed, self.spool.now()), "committed")
 
     def _renew(self, entry: Entry) -> bool:
-        """Send a scan that was open for longer than the centre waits once more: under a new id, as the protocol says."""
+        """Send a scan that was open for longer than the centre waits once more, under a new id."""
         scan = hashlib.sha256(f"{entry.scan} again".encode()).hexdigest()[:32]  # the same one after a break
         identity = self.vault.seal(scan, self.vault.unseal(entry.scan, entry.identity))
         sealed = None if entry.skeleton.sealed is None else identity

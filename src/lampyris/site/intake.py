@@ -159,6 +159,8 @@ class Intake:
             reason = (error.code, without_names(str(error), path))
             self._spool.record(key, Place("rejected", self._spool.now(), reason), Source(path, fingerprint=fingerprint))
             return ""
+        except StorageError as error:
+            raise StorageError(without_names(str(error), path)) from error
         except FileNotFoundError:  # moved while we looked
             return None
         except OSError as error:

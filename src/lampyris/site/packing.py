@@ -49,6 +49,9 @@ class Packer:
             del self._work[scan]
             self._spool.move(scan, "rejected", (error.code, without_names(str(error), entry.source.path)))
             return True
+        except StorageError as error:
+            del self._work[scan]
+            raise StorageError(without_names(str(error), entry.source.path)) from error
         except BaseException:
             del self._work[scan]
             raise
