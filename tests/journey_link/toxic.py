@@ -107,17 +107,22 @@ class Proxy:
             return
         connection = _Connection((writer, back))
         try:
-            await asyncio.gather(
-                self._stream(reader, back, connection, f"{self.seed}/{number}/up"),
-                self._stream(there, writer, connection, f"{self.seed}/{number}/down"),
-            )
-        except OSError:
-            pass
-        except asyncio.CancelledError:  # the end of the proxy
-            pass
+            with contextlib.suppress(asyncio.CancelledError):  # the end of the proxy
+                await self._both((reader, there), connection, number)
         finally:
             connection.reset()
             self._tasks.discard(task)
+
+    async def _both(
+        self, heard: tuple[asyncio.StreamReader, asyncio.StreamReader], connection: _Connection, number: int
+    ) -> None:
+        near, far = connection.ends
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._stream(heard[0], far, connection, f"{self.seed}/{number}/up"))
+                both.create_task(self._stream(heard[1], near, connection, f"{self.seed}/{number}/down"))
+        except* OSError:  # one end has broken off: so does the other
+            pass
 
     async def _stream(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: _Connection, seed: str
@@ -152,17 +157,20 @@ class Proxy:
         """Read, in pieces of any size, and do to them what lies at their place in the stream."""
         # places and bits have a sequence of their own: how TCP cuts the stream draws nothing from it
         faults, at = _Faults(self.line, random.Random(rng.random())), 0
-        while data := await reader.read(PIECE):
-            while data and not connection.dead:
-                where, kind = faults.peek()
-                if at == where:
-                    faults.taken()
-                    self.met[kind] += 1
-                    data = await self._fault(kind, data, connection, faults.bit())
-                else:
-                    size = int(min(rng.randint(1, PIECE), len(data), where - at))
-                    await self._into(air, data[:size], rng)
-                    data, at = data[size:], at + size
+        try:
+            while data := await reader.read(PIECE):
+                while data and not connection.dead:
+                    where, kind = faults.peek()
+                    if at == where:
+                        faults.taken()
+                        self.met[kind] += 1
+                        data = await self._fault(kind, data, connection, faults.bit())
+                    else:
+                        size = int(min(rng.randint(1, PIECE), len(data), where - at))
+                        await self._into(air, data[:size], rng)
+                        data, at = data[size:], at + size
+        except OSError:
+            connection.reset()
         if not connection.dead:
             await self._into(air, b"", rng)
 
