@@ -32,7 +32,7 @@ def side_by_side(name: str, scope: Scope, folder: Path) -> str:
     for method, d in cells:
         values = measure.image(name, method, d, 0).volume.values[middle]
         top.append((f"{method} {fraction(d)}", _grey(values[box], WINDOWS.get(name, SOFT))))
-        bottom.append(("− truth, ±100 HU", _grey((values - real[middle])[box], DIFFERENCE)))
+        bottom.append(("minus truth, 100 HU", _grey((values - real[middle])[box], DIFFERENCE)))
     return _save([top, bottom], folder / f"dose-{name}.png", scene(name).title)
 
 
@@ -56,7 +56,7 @@ def failures(names: tuple[str, ...], scope: Scope, folder: Path, *, method: str 
             (f"{m} {fraction(dose)}", _grey(measure.image(name, m, dose, 0).volume.values[k][box], window))
             for m in scope.methods
         ]
-        tiles.append((f"{method} − truth", _grey((made.values - real)[k][box], (-200.0, 200.0))))
+        tiles.append((f"{method} minus truth", _grey((made.values - real)[k][box], (-200.0, 200.0))))
         rows.append(tiles)
     return _save(rows, folder / "dose-failures.png", f"where {method} errs most")
 
