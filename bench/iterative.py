@@ -293,7 +293,8 @@ def main() -> None:
         lines = report(scene, folder)
     print("\n".join(lines))
     if chosen.write:
-        head = ["# Iterative images beside mbirjax", "", "Written by `python -m bench.iterative --write`.", ""]
+        called = f"`python -m bench.iterative {'--quick ' if chosen.quick else ''}--write`"
+        head = ["# Iterative images beside mbirjax", "", f"Written by {called}, {os.cpu_count()} processors.", ""]
         Path("docs/evidence/iterative.md").write_text("\n".join(head + lines) + "\n", "utf-8")
 
 
