@@ -53,7 +53,7 @@ TARGETS = {
     for one in (
         _package("model", "geometry", "orbit", "volume", below=()),
         _package("physics", "*", below=("model",)),
-        _package("projector", "ray", "footprint", "plan", "backprojection", below=("model", "physics")),
+        _package("projector", "ray", "footprint", "plan", "backprojection/*", below=("model", "physics")),
         _package("recon", "kernels", "noise", "analytic/*", "iterative/*", "iterative/priors/*", below=_STATION),
         _package("correct", "*", below=_STATION),
         _package("quality", "*", below=_STATION),
