@@ -1,12 +1,13 @@
 """`make bench`: every case of ours beside its peers → a table with machine, commit and versions, printed and kept.
 
-`python -m bench [--quick] [--only TEXT] [--write]`; `--write` keeps the table as docs/evidence/bench.md.
+`python -m bench [--quick] [--only TEXT …] [--write FILE]`; `--write docs/evidence/bench.md` keeps the table there.
 """
 
 import argparse
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,21 +43,24 @@ SLOW = {
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="bench", description=__doc__)
     arguments.add_argument("--quick", action="store_true", help="leave out the slowest")
-    arguments.add_argument("--only", default="", metavar="TEXT", help="only cases whose name holds TEXT")
-    arguments.add_argument("--write", action="store_true", help="keep the table as docs/evidence/bench.md")
+    arguments.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="only cases whose name holds a TEXT")
+    arguments.add_argument("--write", type=Path, metavar="FILE", help="keep the table there as markdown")
     chosen = arguments.parse_args()
     lines = _head()
     for title, cases in GROUPS:
-        wanted = [case for case in cases if chosen.only in case and not (chosen.quick and case in SLOW)]
+        wanted = [
+            case
+            for case in cases
+            if (not chosen.only or any(text in case for text in chosen.only)) and not (chosen.quick and case in SLOW)
+        ]
         if wanted:
             lines += _group(title, wanted)
     if not chosen.only:
         lines += _extremes()
     print("\n".join(lines))
     if chosen.write:
-        place = Path("docs/evidence/bench.md")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("# Benchmarks\n\nWritten by `python -m bench --write`.\n\n" + "\n".join(lines) + "\n", "utf-8")
+        head = f"# Benchmarks\n\nWritten by `python -m bench {' '.join(sys.argv[1:])}`.\n\n"
+        chosen.write.write_text(head + "\n".join(lines) + "\n", "utf-8")
 
 
 def _head() -> list[str]:

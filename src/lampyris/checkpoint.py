@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lampyris.durable import sync
 from lampyris.model import StorageError
 
 TOLD = "told"
@@ -104,6 +105,7 @@ def whole(place: Path, write: Callable[[io.BufferedWriter], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(place)
+        sync(place.parent)
     except OSError as error:
         raise StorageError(f"cannot write {place.name}: {error.strerror or error}; is the disk full?") from error
     finally:

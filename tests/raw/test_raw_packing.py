@@ -18,8 +18,6 @@ from test_raw_damage import rewritten
 
 from lampyris import correct, path, phantom, raw, simulate
 from lampyris.model import FormatError, GridRequest, InputError, Noise, RawScan, Step, Volume
-from lampyris.model.arrays import canonical_json
-from lampyris.raw.container import bundle
 from lampyris.raw.lazy import LazyCounts
 
 CODINGS = tuple(raw.CODINGS)
@@ -476,7 +474,7 @@ def test_any_zarr_reads_the_levels(scan, stored):
     store.close()
 
 
-def test_one_view_of_a_packed_scan_costs_one_chunk(lopsided_gantry, rng, tmp_path, monkeypatch):
+def test_one_view_of_a_packed_scan_costs_one_chunk(lopsided_gantry, rng, tmp_path, bytes_read):
     from lampyris.model import Geometry
 
     geometry = Geometry.helical(lopsided_gantry, views=2500, views_per_turn=500, table_feed_mm=4.0)
@@ -484,17 +482,9 @@ def test_one_view_of_a_packed_scan_costs_one_chunk(lopsided_gantry, rng, tmp_pat
     scan = RawScan(counts, geometry, np.ones(2500), dark=np.zeros((7, 61)), noise=Noise(5.3, 8.1))
     raw.write(scan, tmp_path / "x.lraw", decision=decided("lossless"))
     stored = raw.read(tmp_path / "x.lraw").counts
-    spent = []
-    read = bundle.BundleReader.read
-
-    def spy(self, name, start=0, stop=None):
-        part = read(self, name, start, stop)
-        spent.append(len(part))
-        return part
-
-    monkeypatch.setattr(bundle.BundleReader, "read", spy)
+    bytes_read.clear()
     np.testing.assert_array_equal(stored[1234], counts[1234])
-    assert sum(spent) < 0.12 * counts.nbytes
+    assert sum(bytes_read) < 0.12 * counts.nbytes
 
 
 def test_neighbouring_views_are_decoded_once(scan, tmp_path, monkeypatch):
@@ -520,7 +510,6 @@ def test_the_id_of_the_source_is_guarded_by_the_manifest(stored, tmp_path):
     with zipfile.ZipFile(stored) as archive:
         root = json.loads(archive.read("zarr.json"))
     root["attributes"]["lampyris"]["source_id"] = "0" * 64
-    assert canonical_json(root)
     path = rewritten(stored, tmp_path / "x.lraw", {"zarr.json": json.dumps(root).encode()})
     with pytest.raises(FormatError, match="differs from its digest"):
         raw.read(path)

@@ -5,7 +5,6 @@ A key says what its bytes are, so writing twice changes nothing and no condition
 
 import asyncio
 import hashlib
-import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from lampyris.centre.settings import Settings
+from lampyris.durable import sync
 from lampyris.model import StorageError
 
 _DELETE_AT_ONCE = 500
@@ -121,10 +121,6 @@ def _settle(folder: Path, key: str) -> None:
     """Make a file, its name and every folder above it last through a power cut."""
     place = folder / key
     for each in (place, *place.parents):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(each)
         if each == folder:
             break

@@ -23,6 +23,7 @@ from lampyris.dicom.header import Label, put
 from lampyris.dicom.ids import SeriesIds, series_ids, uid
 from lampyris.dicom.provenance import Map, Provenance
 from lampyris.dicom.voxels import Rescale, fine_rescale_of, rescale_of, upright
+from lampyris.durable import sync
 from lampyris.model import InputError, Progress, StorageError, Study, Volume, silent
 
 Kind: TypeAlias = Literal["ct", "enhanced"]
@@ -185,9 +186,9 @@ def _appearing_whole(folder: Path) -> Iterator[Path]:
         raise _storage(error) from None
     try:
         yield draft
-        _sync(draft)
+        sync(draft)
         draft.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         raise _storage(error) from None
     finally:
@@ -198,14 +199,6 @@ def _storage(error: OSError) -> StorageError:
     """The system's reason without the path: folders are often named after patients."""
     reason = os.strerror(error.errno) if error.errno else type(error).__name__
     return StorageError(f"the series could not be written ({reason}): disk full, read-only, or no permission?")
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _save(image: Dataset, path: Path) -> None:

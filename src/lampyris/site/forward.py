@@ -17,9 +17,10 @@ import pydicom
 from pydicom.uid import UID
 from pynetdicom import AE
 
+from lampyris.durable import sync
 from lampyris.model import MachineError, StorageError
 from lampyris.site.config import Dicom, Folder, Pacs, Stow
-from lampyris.site.store.files import growing, sync_folder
+from lampyris.site.store.files import growing
 
 BATCH = 32
 """Files that are held in memory, and confirmed, together."""
@@ -176,5 +177,5 @@ def _write(pacs: Folder, scan: str, items: Sequence[Item]) -> Outcome:
             raise StorageError(f"pacs {pacs.name}: the folder cannot be made ({error.strerror})") from error
         with growing(target) as file:
             file.write(item.encoded())
-        sync_folder(target.parent)
+        sync(target.parent)
     return Outcome(tuple(item.name for item in items))

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from lampyris.durable import sync
 from lampyris.model import FormatError, InputError, Progress, RawScan, StorageError, silent
 from lampyris.raw.codec import Decision
 from lampyris.raw.container.bundle import BundleWriter, sha256_of
@@ -82,7 +83,7 @@ def whole(target: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise StorageError(
             f"{target.name} could not be written ({error.strerror or error}): is the disk full, the folder missing or"
@@ -166,13 +167,3 @@ def verify(path: str | os.PathLike[str], *, progress: Progress = silent) -> None
             f"{opened.name}: the content has digest {digest.hexdigest()[:12]}…, the file says {opened.id[:12]}…:"
             " tampered with by someone who renewed the members' digests?"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where folders can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

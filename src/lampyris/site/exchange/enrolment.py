@@ -6,9 +6,10 @@ from pathlib import Path
 
 import httpx
 
+from lampyris.durable import sync
 from lampyris.model import FormatError, InputError, MachineError, StorageError
 from lampyris.model.arrays import canonical_json
-from lampyris.site.store.files import sync_folder, write
+from lampyris.site.store.files import write
 from lampyris.transfer import Enrolment, ManifestError, Problem, SiteKey, enrolment_request, limits
 
 _KEY, _SITE = "site.key", "site.json"
@@ -48,7 +49,7 @@ def enrol(http: httpx.Client, folder: Path, code: str, *, now: Callable[[], floa
     path = folder / _KEY
     if not path.exists():
         SiteKey.generate().save(path)
-        sync_folder(folder)
+        sync(folder)
     key = SiteKey.load(path)
     body = enrolment_request(code, key, now=int(now()))
     try:

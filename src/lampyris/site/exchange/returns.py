@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lampyris.durable import sync
 from lampyris.model import LampyrisError
 from lampyris.model.arrays import canonical_json
 from lampyris.site.exchange.link import JSON, Link, LinkError, Refusal
 from lampyris.site.store import Entry, Spool
-from lampyris.site.store.files import sync_folder, telling
+from lampyris.site.store.files import telling
 from lampyris.transfer import ReturnedFile, ReturnedSeries
 
 _PAGE = 100
@@ -120,7 +121,7 @@ class Returns:
                     f"a file of {file.size} bytes came in another form than its digest says: changed on the way?"
                 )
             partial.replace(place)
-            sync_folder(place.parent)
+            sync(place.parent)
 
 
 def _sha256(path: Path) -> str:

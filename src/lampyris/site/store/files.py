@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lampyris.durable import sync
 from lampyris.model import FormatError, StorageError
 
 TEMPORARY = ".new-"
@@ -20,7 +21,7 @@ def write(path: Path, data: bytes) -> None:
     """Give a file its content, at once and for good; its owner alone may read it. Raises StorageError."""
     with growing(path) as file:
         file.write(data)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,7 +66,7 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> bool:
         try:
             partial.mkdir(mode=0o700)
             fill(partial)
-            sync_folder(partial)
+            sync(partial)
             partial.rename(path)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -75,7 +76,7 @@ def make_folder(path: Path, fill: Callable[[Path], None]) -> bool:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        sync_folder(path.parent)
+        sync(path.parent)
     return True
 
 
@@ -84,7 +85,7 @@ def remove_folder(path: Path) -> None:
     with telling(path.name, "deleted"):
         gone = path.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
         path.rename(gone)
-        sync_folder(path.parent)
+        sync(path.parent)
         shutil.rmtree(gone)
 
 
@@ -96,16 +97,6 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(each)
             else:
                 each.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names last through a power cut, where folders can be opened."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
+from lampyris.durable import sync
 from lampyris.model import FormatError, InputError, ProgramError, StorageError
 from lampyris.site.store import files
 from lampyris.transfer import Chunk, Manifest, Part, ReturnedSeries, parse_parts
@@ -150,7 +151,7 @@ class Spool:
             files.write_json(folder / "state.json", {"state": state, "since": self.now()})
             for chunk in sorted((old / "chunks").iterdir()):
                 os.link(chunk, folder / "chunks" / chunk.name)
-            files.sync_folder(folder / "chunks")
+            sync(folder / "chunks")
             if state == "packed":
                 os.link(old / "packed.json", folder / "packed.json")
 
@@ -231,7 +232,7 @@ class Spool:
 
     def end(self, scan: str, content: str, fingerprint: str) -> None:
         """All chunks are there: the scan is packed, and its content has this id."""
-        files.sync_folder(self._scans / scan / "chunks")
+        sync(self._scans / scan / "chunks")
         with self._lock:
             part = Part(PART, tuple(self._growing[scan]))
             whole = {"parts": [part.as_dict()], "content": content, "fingerprint": fingerprint}
