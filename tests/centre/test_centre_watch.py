@@ -9,6 +9,7 @@ import structlog
 
 from lampyris.centre import logs
 from lampyris.centre.api import watch
+from lampyris.centre.api.app import _drain
 from lampyris.centre.jobs.worker import work
 from lampyris.transfer import ScanStatus, limits, plain_code
 
@@ -55,6 +56,14 @@ def test_a_worker_counts_how_its_tries_end(site, inside):
     assert 'lampyris_station_seconds_count{station="correct"} 1.0' in told[0]
 
 
+def test_a_server_that_is_being_stopped_waits_for_no_stream(site, client, app):
+    """Else it would wait for thirty seconds, and then kill what it still receives."""
+    with Stream(site) as stream:
+        _drain(app)
+        stream.ended(60)
+    assert client.get("/readyz").status_code == 503
+
+
 class Stream:
     """Events of a site, read by a thread of their own."""
 
@@ -78,6 +87,10 @@ class Stream:
                     self.events.append((last, ScanStatus.of(json.loads(line[6:]))))
                 if self._stop.is_set():
                     return
+
+    def ended(self, seconds: float) -> None:
+        self._thread.join(seconds)
+        assert not self._thread.is_alive(), "the stream goes on"
 
     def __enter__(self) -> "Stream":
         self._thread.start()

@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import os
+import signal
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -47,10 +50,11 @@ def create(settings: Settings) -> FastAPI:
             app.state.centre, app.state.draining = centre, False
             app.state.gate, app.state.bell = Gate(settings.bodies), Bell(centre.dsn)
             listening = asyncio.create_task(app.state.bell.listen())
+            _on_signal(partial(_drain, app))
             try:
                 yield
             finally:
-                app.state.draining = True
+                _drain(app)
                 listening.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await listening
@@ -70,6 +74,25 @@ def create(settings: Settings) -> FastAPI:
     app.add_exception_handler(Exception, _refused)
     app.add_middleware(_Logged)
     return app
+
+
+def _drain(app: FastAPI) -> None:
+    """Be ready no more, and end what would never end: a server waits for its last answer before it goes."""
+    app.state.draining = True
+    app.state.bell.end()
+
+
+def _on_signal(action: Callable[[], None]) -> None:
+    """Do something as soon as this process is told to stop, before its server has waited for its streams.
+
+    The loop of a server process hears of signals through a file descriptor and does its own part then; the function
+    that Python calls for them is free. A server in a thread, as in tests, has no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: loop.call_soon_threadsafe(action))
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -37,6 +37,8 @@ class Bell:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self.over = False
+        """The server is being stopped: every stream ends, and its reader asks another server, or this one later."""
 
     async def listen(self) -> None:
         """Pass notifications on until cancelled; a lost connection is made again."""
@@ -52,6 +54,12 @@ class Bell:
     def ring(self, site: str) -> None:
         for event in self._waiting.get(site, ()):
             event.set()
+
+    def end(self) -> None:
+        """Let every stream end."""
+        self.over = True
+        for site in self._waiting:
+            self.ring(site)
 
     @contextmanager
     def heard(self, site: str) -> Iterator[asyncio.Event]:
@@ -123,7 +131,7 @@ async def _stream(centre: Centre, bell: Bell, site: str, after: int | None) -> A
         async with centre.pool.connection() as connection:
             last = await ingest.last_event(connection, site) if after is None else after
         yield f": from {last}\nid: {last}\n\n"
-        while time.monotonic() < ends:
+        while time.monotonic() < ends and not bell.over:
             rung.clear()
             async with centre.pool.connection() as connection:
                 changed, last, seen = await ingest.changes(connection, site, last, seen)
