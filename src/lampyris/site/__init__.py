@@ -5,7 +5,7 @@ Light on purpose: no projector, no compiler, no database; an old PC carries it.
 
 from lampyris.site.agent import Agent
 from lampyris.site.config import Config, ConfigError, load
-from lampyris.site.exchange import Site, client, enrol
+from lampyris.site.exchange import Events, Link, Site, client, enrol
 from lampyris.site.identity import Vault
 from lampyris.site.intake import Intake, Order
 from lampyris.site.patience import Surroundings
@@ -13,6 +13,6 @@ from lampyris.site.status import status
 from lampyris.site.store import Spool
 
 __all__ = [
-    "Agent", "Config", "ConfigError", "Intake", "Order", "Site", "Spool", "Surroundings", "Vault", "client", "enrol",
-    "load", "status",
+    "Agent", "Config", "ConfigError", "Events", "Intake", "Link", "Order", "Site", "Spool", "Surroundings",
+    "Vault", "client", "enrol", "load", "status",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, ClassVar, TypeVar
 
@@ -177,20 +178,31 @@ class Link:
 
     def stream(self, path: str, first: int) -> Iterator[tuple[int, bytes]]:
         """Pieces of a file and where they lie: from byte `first` on, or from the front if the centre prefers it."""
-        headers = {"Authorization": f"Bearer {self._fresh_token()}", "Accept-Encoding": "identity"}
-        if first:
-            headers["Range"] = f"bytes={first}-"
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={first}-"} if first else {})
+        with self._streamed(path, headers) as answer:
+            place = first if answer.status_code == 206 else 0
+            for piece in answer.iter_bytes():
+                yield place, piece
+                place += len(piece)
+
+    def lines(self, path: str, headers: dict[str, str]) -> Iterator[str]:
+        """Lines of an answer as they come, until the centre ends it."""
+        with self._streamed(path, headers) as answer:
+            yield from answer.iter_lines()
+
+    @contextmanager
+    def _streamed(self, path: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
+        """An answer whose body is read piece by piece."""
+        token = self._fresh_token()
         try:
-            with self._http.stream("GET", f"{limits.PREFIX}{path}", headers=headers) as answer:
+            whole = headers | {"Authorization": f"Bearer {token}"}
+            with self._http.stream("GET", f"{limits.PREFIX}{path}", headers=whole) as answer:
                 if answer.status_code not in (200, 206):
                     answer.read()
                     if answer.status_code == 401:
-                        self._forget(headers["Authorization"].removeprefix("Bearer "))
+                        self._forget(token)
                     raise self._wrong(answer)
-                place = first if answer.status_code == 206 else 0
-                for piece in answer.iter_bytes():
-                    yield place, piece
-                    place += len(piece)
+                yield answer
         except httpx.RequestError as error:
             raise self._broken(error) from error
         self._heard()
