@@ -1,13 +1,18 @@
-# Four doors, no logic. `make run` does the main job, `make test` passes the tests; both set everything up.
+# Doors, no logic. `make run` does the main job, `make test` passes the tests; both set everything up.
 PYTHON ?= python3
 BIN := .venv/bin
+ONCE ?=
+DATA ?= lampyris-centre
 SOURCE ?=
 OUT ?= out
 OPTIONS ?=
 
-.PHONY: run test check check-slow bench judges
+.PHONY: run journey test check check-slow bench judges
 
 run: .venv/run.stamp
+	$(BIN)/lampyris up --demo $(if $(ONCE),--once) --data $(DATA) $(OPTIONS)
+
+journey: .venv/run.stamp
 	$(BIN)/lampyris journey $(SOURCE) -o $(OUT) --replace $(OPTIONS)
 
 test: check

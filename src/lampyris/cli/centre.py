@@ -1,18 +1,13 @@
-"""`lampyris serve | work | up | centre …` → the processes of a centre, and what its operator does with it."""
+"""`lampyris serve | work | centre …` → the processes of a centre, and what its operator does with it."""
 
 import argparse
 import asyncio
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from lampyris import recipes
 from lampyris.cli import terminal
 from lampyris.model import InputError
 
@@ -21,15 +16,15 @@ if TYPE_CHECKING:  # a reconstruction on the command line needs neither a web se
     from lampyris.centre.database import Connection
 
 T = TypeVar("T")
-_AGAIN_S = 2.0
 
 
 def settings_of(arguments: argparse.Namespace) -> "Settings":
     """The centre that a command line means. A DSN may hold a password, so it comes from the environment."""
     from lampyris.centre import Settings
 
+    answers = hasattr(arguments, "host")
     chosen = {
-        "audience": getattr(arguments, "public_url", None) or _address(arguments),
+        "audience": (arguments.public_url or address_of(arguments)) if answers else None,
         "dsn": os.environ.get("LAMPYRIS_DSN"),
         "store": arguments.store,
         "recipe": getattr(arguments, "recipe", None),
@@ -40,49 +35,46 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
 
 def serve(arguments: argparse.Namespace) -> int:
     """Answer sites until SIGTERM or SIGINT; this process becomes the server."""
-    _check_reachable(arguments)
-    command = ["-m", "lampyris.centre.api", "--host", arguments.host, "--port", str(arguments.port)]
-    command += ["--processes", str(arguments.processes)]
-    if arguments.tls_cert is not None:
-        command += ["--tls-cert", str(arguments.tls_cert), "--tls-key", str(arguments.tls_key)]
-    terminal.say(f"the centre answers at {_address(arguments)}")
-    _become(command, settings_of(arguments))
+    check_reachable(arguments)
+    terminal.say(f"the centre answers at {address_of(arguments)}")
+    _become(server_command(arguments, processes=arguments.processes), settings_of(arguments))
 
 
 def work(arguments: argparse.Namespace) -> int:
     """Reconstruct one scan after the other until SIGTERM or SIGINT; this process becomes the worker."""
-    _check_recipe(arguments)
-    command = ["-m", "lampyris.centre.jobs", "--queues", ",".join(arguments.queues)]
-    _become([*command, "--metrics-port", str(arguments.metrics_port)], settings_of(arguments))
+    check_recipe(arguments)
+    _become(worker_command(arguments.queues, metrics_port=arguments.metrics_port), settings_of(arguments))
 
 
-def _become(command: Sequence[str], settings: "Settings") -> NoReturn:
+def server_command(arguments: argparse.Namespace, *, processes: int) -> list[str]:
+    """The program that answers sites; its settings are in the environment."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "lampyris.centre.api",
+        "--host",
+        arguments.host,
+        "--port",
+        str(arguments.port),
+    ]
+    command += ["--processes", str(processes)]
+    if arguments.tls_cert is not None:
+        command += ["--tls-cert", str(arguments.tls_cert), "--tls-key", str(arguments.tls_key)]
+    return command
+
+
+def worker_command(queues: Sequence[str], *, metrics_port: int = 0) -> list[str]:
+    """The program that reconstructs; its settings are in the environment."""
+    command = [sys.executable, "-P", "-m", "lampyris.centre.jobs", "--queues", ",".join(queues)]
+    return [*command, "--metrics-port", str(metrics_port)]
+
+
+def _become(command: list[str], settings: "Settings") -> NoReturn:
     """Replace this process by a lighter one, which has the settings in its environment."""
     from lampyris.centre.settings import VARIABLE
 
-    os.execve(sys.executable, [sys.executable, *command], {**os.environ, VARIABLE: settings.to_json()})
-
-
-def up(arguments: argparse.Namespace) -> int:
-    """Everything on this machine: the server and its workers, each started again when it dies, ended together."""
-    from lampyris.centre import database
-
-    _check_reachable(arguments)
-    _check_recipe(arguments)
-    shared = ["--data", str(arguments.data), *(["--store", arguments.store] if arguments.store else [])]
-    served = ["serve", *shared, "--host", arguments.host, "--port", str(arguments.port)]
-    for option in ("tls_cert", "tls_key", "public_url"):
-        if (value := getattr(arguments, option)) is not None:
-            served += [f"--{option.replace('_', '-')}", str(value)]
-    if arguments.behind_proxy:
-        served.append("--behind-proxy")
-    recipe = ["--recipe", arguments.recipe] if arguments.recipe else []
-    everything = ["work", *shared, *recipe]
-    commands = [served, *[everything] * arguments.workers]
-    commands += [[*everything, "--queues", "stat"]] * arguments.stat_workers
-    _supervise([[sys.executable, "-m", "lampyris.cli", *command] for command in commands])
-    database.stop(settings_of(arguments))
-    return 0
+    os.execve(command[0], command, {**os.environ, VARIABLE: settings.to_json()})
 
 
 def invite(arguments: argparse.Namespace) -> int:
@@ -162,14 +154,13 @@ def _with_database(arguments: argparse.Namespace, action: "Callable[[Connection]
     return _with_centre(arguments, run)
 
 
-def _address(arguments: argparse.Namespace) -> str | None:
-    if not hasattr(arguments, "host"):
-        return None
+def address_of(arguments: argparse.Namespace) -> str:
+    """Where a centre answers."""
     host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
     return f"{'https' if arguments.tls_cert else 'http'}://{host}:{arguments.port}"
 
 
-def _check_reachable(arguments: argparse.Namespace) -> None:
+def check_reachable(arguments: argparse.Namespace) -> None:
     """Without TLS a centre speaks to its own machine alone: what it hears are scans of patients."""
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise InputError("TLS needs both --tls-cert and --tls-key")
@@ -180,8 +171,13 @@ def _check_reachable(arguments: argparse.Namespace) -> None:
         )
 
 
-def _check_recipe(arguments: argparse.Namespace) -> None:
-    if arguments.recipe is not None and arguments.recipe not in recipes.names():
+def check_recipe(arguments: argparse.Namespace) -> None:
+    """InputError for a recipe that there is not, before anything is started."""
+    if arguments.recipe is None:
+        return
+    from lampyris import recipes
+
+    if arguments.recipe not in recipes.names():
         raise InputError(f"no recipe {arguments.recipe!r}; there are {', '.join(recipes.names())}")
 
 
@@ -190,39 +186,3 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _supervise(commands: Sequence[Sequence[str]]) -> None:
-    """Run every command until this process is told to stop; one that ends before is started again."""
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    started: dict[int, float] = {}
-    while not stopped:
-        for place, command in enumerate(commands):
-            if place in running and running[place].poll() is None:
-                continue
-            if place in running:
-                _end_group(running.pop(place))
-            if time.monotonic() - started.get(place, float("-inf")) >= _AGAIN_S:
-                # In a group of its own: Ctrl-C reaches this process alone, which then ends them in order.
-                running[place] = subprocess.Popen(command, start_new_session=True)
-                started[place] = time.monotonic()
-        time.sleep(0.2)
-    for process in running.values():
-        process.terminate()
-    for process in running.values():
-        process.wait()
-        _end_group(process)
-
-
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    """End what a process that is gone has left behind, such as the server processes that it had started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate stops an image (rec
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser(light=words[:1] == ["site"]).parse_args(words)
+    chosen = parser(words[0] if words else None).parse_args(words)
     try:
         return int(chosen.run(chosen))
     except LampyrisError as error:
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser(*, light: bool = False) -> argparse.ArgumentParser:
-    """All commands and their help; `light`: those of a site alone, whose old PC loads no compiler and no science."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """All commands and their help, or one: a site's old PC loads no science, and a centre starts without it."""
     root = argparse.ArgumentParser(
         prog="lampyris",
         description="The open cloud-CT centre: raw counts in, a judged CT series out. Research software.",
@@ -41,18 +41,12 @@ def parser(*, light: bool = False) -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"lampyris {__version__}")
     sub = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _site(sub)
-    if light:
+    light = {"site": _site, "serve": _serving, "work": _serving, "up": _serving, "centre": _centre}
+    if command in light:
+        light[command](sub)
         return root
-    _journey(sub)
-    _simulate(sub)
-    _dose_study(sub)
-    _recon(sub)
-    _assess(sub)
-    _raw(sub)
-    _doctor(sub)
-    _serving(sub)
-    _centre(sub)
+    for each in (_site, _journey, _simulate, _dose_study, _recon, _assess, _raw, _doctor, _serving, _centre):
+        each(sub)
     return root
 
 
@@ -273,6 +267,7 @@ def _reachable(command: argparse.ArgumentParser) -> None:
 
 def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     from lampyris.cli import centre
+    from lampyris.cli import up as running
 
     default = "the recipe of scans that name none (default: routine)"
     serve = _command(sub, "serve", "answer sites: take raw scans, give series back", "lampyris serve --data /srv/ct")
@@ -291,13 +286,20 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     work.add_argument("--recipe", default=None, help=default)
     work.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus text on this machine")
     work.set_defaults(run=centre.work)
-    up = _command(sub, "up", "serve and work on this machine, until Ctrl-C", "lampyris up --workers 2")
+    up = _command(sub, "up", "serve and work on this machine, until Ctrl-C", "lampyris up --demo --once")
     _place(up)
     _reachable(up)
     up.add_argument("--workers", type=int, default=1, metavar="N", help="workers for every queue (default 1)")
     up.add_argument("--stat-workers", type=int, default=0, metavar="N", help="workers for STAT alone (default 0)")
     up.add_argument("--recipe", default=None, help=default)
-    up.set_defaults(run=centre.up)
+    demo = up.add_argument_group("a demonstration", "a site on this machine, whose scans of a phantom are shown")
+    demo.add_argument("--demo", action="store_true", help="scan at a tenth of the dose every so often")
+    demo.add_argument("--every", type=float, default=60.0, metavar="S", help="seconds between scans (default 60)")
+    demo.add_argument("--once", action="store_true", help="end by itself when the first series is home, with exit 0")
+    demo.add_argument(
+        "--within", type=float, default=900.0, metavar="S", help="with --once: give up after this long (default 900)"
+    )
+    up.set_defaults(run=running.up)
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
