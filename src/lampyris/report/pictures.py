@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure as Plot
 from PIL import Image
 
@@ -84,7 +85,8 @@ def plot(curves: Sequence[tuple[str, Curve]], title: str) -> str:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "lampyris"}):  # else its names are random, and no page is like another
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
 
 

@@ -11,10 +11,23 @@ from pathlib import Path
 
 from lampyris import path, raw, recipes
 from lampyris.centre.store import Store, raw_prefix, series_prefix
-from lampyris.model import Assessment, FormatError, InputError, MachineError, ProgramError, RawScan, Recipe, Study
+from lampyris.model import (
+    Assessment,
+    FormatError,
+    InputError,
+    MachineError,
+    Passport,
+    ProgramError,
+    Projections,
+    RawScan,
+    Recipe,
+    Study,
+    Volume,
+)
+from lampyris.report import Column, write_page
 from lampyris.transfer import Manifest, ReturnedFile, limits
 
-_ASSESSMENT = "assessment.json"
+_ASSESSMENT, _PAGE = "assessment.json", "report.html"
 
 
 def lay_out(store: Store, manifest: Manifest, folder: Path) -> Path:
@@ -78,10 +91,21 @@ def reconstruct(
         Study(**dict(manifest.study)),
         path.Destination(series_folder, "ct", committed),
     )
-    assessment = path.travel(given, path.Series, watch=watch).the(Assessment)
+    made = path.travel(given, path.Series, watch=watch)
+    assessment = made.the(Assessment)
     (series_folder / _ASSESSMENT).write_text(json.dumps(assessment.as_dict(), ensure_ascii=False), "utf-8")
+    write_page(series_folder / _PAGE, "A judged series", f"scan {manifest.scan}", [_column(made)])
     watch("store", 0.0)
     return keep(store, series_prefix(manifest.site, manifest.scan), series_folder), assessment.verdict
+
+
+def _column(made: path.Journey) -> Column:
+    """The image as the page shows it; without the seconds that it took, so that a second try makes the same page."""
+    scan, recipe = made.the(RawScan), made.the(Recipe)
+    return Column(
+        "image", made.the(Volume), made.the(Assessment), recipe, scan.acquisition, made.the(Projections).history, (),
+        ".", scan.geometry.shape, f"method {recipe.method.name}", made.the(Passport),
+    )  # fmt: skip
 
 
 def keep(store: Store, prefix: str, folder: Path) -> list[ReturnedFile]:
