@@ -38,6 +38,8 @@ class Run:
             "lampyris.cli",
             "up",
             "--demo",
+            "--recipe",
+            "routine",
             "--data",
             str(folder),
             "--port",
@@ -104,6 +106,7 @@ def test_one_scan_travels_from_scanner_to_series_and_all_ends_by_itself(folder):
     assert str(home) in said
     images = [pydicom.dcmread(each) for each in home.glob("ct_*.dcm")]
     assert images
+    assert (home / "report.html").is_file()
     assert {(str(each.PatientName), each.PatientID) for each in images} == {("Phantom^Thorax", "DEMO-1")}
     assert len(run.seen) > 6
     assert not list((folder / "demo" / "scanner").glob("*.lraw")), "what was packed is deleted"

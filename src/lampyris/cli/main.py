@@ -294,7 +294,9 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     up.add_argument("--recipe", default=None, help=default)
     demo = up.add_argument_group("a demonstration", "a site on this machine, whose scans of a phantom are shown")
     demo.add_argument("--demo", action="store_true", help="scan at a tenth of the dose every so often")
-    demo.add_argument("--every", type=float, default=60.0, metavar="S", help="seconds between scans (default 60)")
+    demo.add_argument(
+        "--every", type=float, default=60.0, metavar="S", help="seconds from one series to the next scan (default 60)"
+    )
     demo.add_argument("--once", action="store_true", help="end by itself when the first series is home, with exit 0")
     demo.add_argument(
         "--within", type=float, default=900.0, metavar="S", help="with --once: give up after this long (default 900)"

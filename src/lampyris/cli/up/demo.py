@@ -34,8 +34,13 @@ SCAN = (
 )
 """One turn of 16 rows about the nodule of 10 mm in the right lung."""
 TOLD = f"scans 10 mm of the thorax phantom, 16 rows, one turn at {DOSE:g} of 200 mAs"
-ORDER = {"purpose": "clinical", "recipe": "swift", "study": {"PatientName": "Phantom^Thorax", "PatientID": "DEMO-1"}}
-"""Clinical, so that its counts travel as those of a patient do; a recipe for low dose."""
+ORDER = {"purpose": "clinical", "study": {"PatientName": "Phantom^Thorax", "PatientID": "DEMO-1"}}
+"""Clinical, so that its counts travel as those of a patient do."""
+RECIPE = "swift"
+"""For low dose, if the centre was given no other."""
+_FIGURES = {"noise": "noise", "ctdivol": "CTDIvol"}
+"""Figures of an assessment that fit into a line, and what they are called there."""
+_COLOURS = {"pass": "green", "look": "yellow", "stop": "red"}
 _CONFIG = """\
 # The site of `lampyris up --demo`, written anew at each start.
 folder = "site"
@@ -59,7 +64,7 @@ folder = "series"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Seconds from one scan to the next; `once`: the first series at home ends it all, within so many seconds."""
+    """Seconds from one series to the next scan; `once`: the first series ends it all, within so many seconds."""
 
     every_s: float
     once: bool
@@ -92,7 +97,6 @@ class Demo:
         Raises what kept that one from coming home.
         """
         while True:
-            due = time.monotonic() + self._plan.every_s
             scan = self._scanner / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.lraw"
             try:
                 yield from self._one(processes, scan)
@@ -102,6 +106,8 @@ class Demo:
                 self._show.said("site", str(error), "red")
             if self._plan.once:
                 return
+            due = time.monotonic() + self._plan.every_s
+            self._show.plain()
             while (left := due - time.monotonic()) > 0:
                 self._show.now("scanner", f"scans again in {left:.0f} s; Ctrl-C ends")
                 yield
@@ -109,26 +115,23 @@ class Demo:
     def greet(self) -> None:
         """Say what this is, where everything lies, and how it is ended."""
         show, plan = self._show, self._plan
-        place = show.place
-        how = (
-            "ends by itself with the first series"
-            if plan.once
-            else "ends with Ctrl-C: what is in hand is finished first"
-        )
+        ends = "by itself, with the first series" if plan.once else "with Ctrl-C; what is in hand is finished first"
+        often = "one scan" if plan.once else f"a scan, and {plan.every_s:g} s after its series the next"
         show.title(f"Lampyris {__version__}", "the open cloud-CT centre, all of it on this machine")
         show.plain("Research software. Not a medical device, not for diagnosis or treatment.")
         show.plain()
         show.facts(
             (
-                ("centre", self._address, "where sites send scans; also /readyz, /metrics, /openapi.json"),
-                ("site", SITE, f"scans a phantom at {DOSE:g} of the dose, every {plan.every_s:g} s"),
-                ("series", place(self.series), "what comes home: DICOM and the gate's judgement"),
-                ("logs", place(self.logs), "what each process did, in lines of JSON"),
-                ("data", place(self._settings.folder), "all of it; may be deleted when nothing runs"),
-                ("end", "exit 0" if plan.once else "Ctrl-C", how),
+                ("centre", self._address, "where sites send their scans; also /readyz, /metrics, /openapi.json"),
+                ("site", SITE, f"a phantom at {DOSE:g} of the dose: {often}"),
+                ("series", show.place(self.series), "what comes home: DICOM, and a page to look at"),
+                ("logs", show.place(self.logs), "what each process did, in lines of JSON"),
+                ("data", show.place(self._settings.folder), "all of it; may be deleted when nothing runs"),
+                ("ends", ends, ""),
             )
         )
         show.plain()
+        show.plain("   after    who       does what", "dim")
 
     def log_of(self, name: str) -> Path:
         """Where a process of the centre, or of the site, writes what it does."""
@@ -148,7 +151,7 @@ class Demo:
             raise MachineError(f"the scanner ended with exit {code}: {self.log_of('scanner')} says why")
         self._show.said("scanner", f"wrote {making.stat().st_size / 1e6:.1f} MB of raw counts and, last, the order")
         making.rename(scan)
-        files.write_json(scan.with_name(f"{scan.name}.json"), ORDER)
+        files.write_json(scan.with_name(f"{scan.name}.json"), ORDER | {"recipe": self._settings.recipe or RECIPE})
         assert self._spool is not None
         journey = Journey(scan, self._spool, self._show)
         yield from self._until(lambda: self._followed(journey))
@@ -215,9 +218,12 @@ class Demo:
         """Where the series lies, and how the gate judged it."""
         folder = self.series / str(journey.scan)
         told = files.read_json(folder / "assessment.json")
+        found = {one["name"]: f"{one['value']:.3g} {one['unit']}" for one in told["figures"]}
+        known = "".join(f", {words} {found[name]}" for name, words in _FIGURES.items() if name in found)
         images = len(list(folder.glob("ct_*.dcm")))
-        colour = {"pass": "green", "look": "yellow", "stop": "red"}[told["verdict"]]
-        self._show.said("site", f"named {images} images again and wrote them: {self._show.place(folder)}")
-        self._show.said("site", f"verdict of the gate: {told['verdict']}", colour)
+        self._show.said("site", f"gave {images} images their patient's name again, and has them in")
+        self._show.path(folder)
+        self._show.path(folder / "report.html")
+        self._show.said("site", f"verdict of the gate: {told['verdict']}{known}", _COLOURS[told["verdict"]])
         for reason in told["reasons"]:
             self._show.plain(f"{'':21}{reason}", "dim")

@@ -42,7 +42,8 @@ class Show:
 
     def facts(self, rows: Sequence[tuple[str, str, str]]) -> None:
         """Name, value and what it is for, one to a line; a value that is a path can be opened from the terminal."""
-        first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+        first = max(len(name) for name, _, _ in rows)
+        second = max(len(value) for _, value, told in rows if told)
         for name, value, told in rows:
             link = f"link {Path(value).absolute().as_uri()}" if Path(value).exists() else ""
             padding = " " * (second - len(value) + 3) if told else ""
@@ -57,6 +58,10 @@ class Show:
         """How a path is best read: from here, if it is below here."""
         whole = path.absolute()
         return str(whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole)
+
+    def path(self, path: Path) -> None:
+        """A path below what was said, on a line of its own, so that it can be clicked on or copied."""
+        self._print(Text.assemble(" " * 21, (self.place(path), f"link {path.absolute().as_uri()}")))
 
     def now(self, who: str, text: str, done: float | None = None) -> None:
         """What is going on; `done` is the fraction of it that is."""
