@@ -40,8 +40,8 @@ class Agent:
         self.vault = Vault.open(config.folder)
         free = int(config.spool.free_gb * 1e9)
         self.spool = Spool(config.folder / "spool", now=outside.now, free_bytes=free, at=outside.at)
-        rate = config.centre.limit_mbit_per_s * 1e6 / 8
-        self.link = Link(http, site, now=outside.now, rate=rate)
+        up, down = config.centre.limit_mbit_per_s * 1e6 / 8, config.centre.limit_down_mbit_per_s * 1e6 / 8
+        self.link = Link(http, site, now=outside.now, rate=up, rate_down=down)
         self.intake = Intake(config, self.vault, site.enrolment.site, self.spool)
         self._packer = Packer(self.spool)
         self._upload = Upload(self.spool, self.link, in_flight=config.centre.in_flight)

@@ -31,7 +31,8 @@ class CentreLink:
     """The centre and the line to it.
 
     `link_mbit_per_s` is what the line carries upwards, by which the policy chooses a coding (0 = not known);
-    `limit_mbit_per_s` what the agent may take of it (0 = all). `ca_file` holds certificates of an authority of one's
+    `limit_mbit_per_s` what the agent may take of it, and `limit_down_mbit_per_s` what returned series may take of the
+    line downwards (0 = all). `ca_file` holds certificates of an authority of one's
     own; `proxy` is an HTTP proxy.
     """
 
@@ -40,12 +41,14 @@ class CentreLink:
     proxy: str | None = None
     link_mbit_per_s: float = 0.0
     limit_mbit_per_s: float = 0.0
+    limit_down_mbit_per_s: float = 0.0
     in_flight: int = 4
     poll_s: float = 10.0
 
     def __post_init__(self) -> None:
         _check_url(self.url, "centre.url")
         _at_least(0, "centre", link_mbit_per_s=self.link_mbit_per_s, limit_mbit_per_s=self.limit_mbit_per_s)
+        _at_least(0, "centre", limit_down_mbit_per_s=self.limit_down_mbit_per_s)
         _above(0, "centre", poll_s=self.poll_s)
         if not 1 <= self.in_flight < limits.IN_FLIGHT:
             # one request of the protocol's eight is left for asking after states

@@ -128,10 +128,15 @@ def client(link: CentreLink, transport: httpx.BaseTransport | None = None) -> ht
 
 
 class Link:
-    """Requests with the site's access token. Safe to use from several threads."""
+    """Requests with the site's access token. Safe to use from several threads.
 
-    def __init__(self, http: httpx.Client, site: Site, *, now: Callable[[], float], rate: float = 0.0) -> None:
-        self.site, self.bucket = site, Bucket(rate)
+    `rate` and `rate_down` are bytes a second for chunks and for returned files; 0 = no limit.
+    """
+
+    def __init__(
+        self, http: httpx.Client, site: Site, *, now: Callable[[], float], rate: float = 0.0, rate_down: float = 0.0
+    ) -> None:
+        self.site, self.bucket, self.bucket_down = site, Bucket(rate), Bucket(rate_down)
         self.last_answer: float | None = None
         self.trouble: str | None = None
         self.sent_bytes = 0
@@ -182,6 +187,7 @@ class Link:
         with self._streamed(path, headers) as answer:
             place = first if answer.status_code == 206 else 0
             for piece in answer.iter_bytes():
+                self.bucket_down.take(len(piece))  # what is not read yet waits at the centre
                 yield place, piece
                 place += len(piece)
 
