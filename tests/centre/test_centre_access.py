@@ -110,12 +110,27 @@ def test_no_other_text_is_a_token(site):
     assert token_of(site, f"bearer {site.token}").status_code == 200
 
 
-def test_a_token_lives_five_minutes(site, app):
-    tokens = app.state.centre.tokens
+def test_a_token_lives_five_minutes(site, inside):
     now = int(time.time())
-    old = tokens.issue("st-anna", now - 301)
+
+    async def issue(centre):
+        async with centre.pool.connection() as connection:
+            return [await centre.tokens.issue(connection, "st-anna", site.key.key_id, now - age) for age in (305, 200)]
+
+    old, young = inside(issue)
     assert token_of(site, f"Bearer {old}").json()["code"] == "TOKEN"
-    assert tokens.site_of(tokens.issue("st-anna", now - 299), now) == "st-anna"
+    assert token_of(site, f"Bearer {young}").status_code == 200
+
+
+def test_a_token_ends_with_the_key_that_it_was_got_with(site):
+    fresh = SiteKey.generate()
+    body = enrolment_request(access.NO_CODE, fresh, now=int(time.time()))
+    site.ask("POST", "/keys", kind="application/jose", content=body)
+    old_token, old, site.key = site.token, site.key, fresh
+    site.token = site.fresh_token()
+    assert site.ask("DELETE", f"/keys/{old.key_id}").status_code == 204
+    assert token_of(site, f"Bearer {old_token}").json()["code"] == "TOKEN"
+    assert site.ask("GET", "/scans").status_code == 200
 
 
 def test_another_sites_scan_is_as_one_that_never_was(site, other):
@@ -185,8 +200,16 @@ def test_a_suspended_site_is_shut_out_at_once(site, invite, inside):
             await access.suspend(connection, "st-anna")
 
     code = invite("st-anna")
+    assert site.ask("GET", "/returns").status_code == 200
     inside(suspend)
     assert site.show(site.assertion()).status_code == 401
-    assert site.open(site.manifest(PIECES)).status_code == 404
-    assert site.put(manifest.scan, PIECES[0]).status_code == 404
+    answers = [
+        site.open(site.manifest(PIECES)),
+        site.put(manifest.scan, PIECES[0]),
+        site.commit(manifest),
+        *(site.ask("GET", path) for path in (f"/scans/{manifest.scan}", "/scans", "/returns", "/events")),
+        site.ask("GET", f"/scans/{manifest.scan}/series/ct/1.dcm"),
+        site.ask("POST", f"/scans/{manifest.scan}/acknowledge", content=json.dumps({"digest": "0" * 64})),
+    ]
+    assert [(one.status_code, one.json()["code"]) for one in answers] == [(401, "TOKEN")] * len(answers)
     assert site.enrol(code, SiteKey.generate()).json()["code"] == "CODE"

@@ -12,7 +12,10 @@ import httpx
 import pytest
 
 from lampyris import cli
+from lampyris.centre import Settings
+from lampyris.centre.jobs import retention
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.settings import VARIABLE
 from lampyris.model import ProgramError
 
 
@@ -22,6 +25,7 @@ def operate(settings, monkeypatch, capsys):
     monkeypatch.setenv("LAMPYRIS_DSN", settings.dsn)
 
     def run(*arguments):
+        capsys.readouterr()  # what the test's own server said before
         code = cli.main([*arguments, "--data", str(settings.folder)])
         said = capsys.readouterr()
         return code, said.out, " ".join(said.err.split())
@@ -55,6 +59,136 @@ def test_an_operator_releases_and_forgets_a_scan(operate, site, inside, rows):
     inside(lambda centre: work(centre, ("routine",), make=fail, signals=False, wait=False))
     assert operate("centre", "forget", "st-anna", manifest.scan)[0] == 0
     assert rows("SELECT count(*) FROM scan") == [(0,)]
+
+
+def test_an_operator_sees_sites_and_scans_with_state_and_age(operate, site, other, rows):
+    done, opened = site.send([b"piece"], priority="stat"), site.manifest([b"another"])
+    site.open(opened)
+    rows("UPDATE scan SET opened = now() - interval '3 hours', updated = now() - interval '2 hours' WHERE id = %s",
+         opened.scan)  # fmt: skip
+    operate("centre", "invite", "third-site")
+    code, out, err = operate("centre", "sites", "--json")
+    first, second, third = json.loads(out)
+    assert code == 0
+    assert [each["site"] for each in (first, second, third)] == ["other-site", "st-anna", "third-site"]
+    assert (second["keys"], second["suspended"], second["scans"]["open"], second["scans"]["queued"]) == (1, False, 1, 1)
+    assert 3 * 3600 <= second["oldest_s"] < 3 * 3600 + 300
+    assert (first["oldest_s"], third["keys"], third["last_change"]) == (0.0, 0, None)
+    assert "invited" in err
+    code, out, _ = operate("centre", "scans", "--json", "--site", "st-anna")
+    oldest, newest = json.loads(out)
+    assert [each["scan"] for each in (oldest, newest)] == [opened.scan, done.scan]
+    assert (oldest["state"], newest["state"], newest["priority"], newest["bytes"]) == ("open", "queued", "stat", 5)
+    assert 2 * 3600 <= oldest["unchanged_s"] < 2 * 3600 + 300 < oldest["age_s"]
+    assert [each["scan"] for each in json.loads(operate("centre", "scans", "--json", "--state", "queued")[1])] == [
+        done.scan
+    ]
+    assert json.loads(operate("centre", "scans", "--json", "--limit", "1")[1])[0]["scan"] == opened.scan
+    assert operate("centre", "scans")[0] == 0
+
+
+def test_a_key_that_is_taken_back_opens_nothing_from_then_on(operate, site, invite):
+    code, out, _ = operate("centre", "keys", "st-anna", "--json")
+    assert (code, [each["key_id"] for each in json.loads(out)]) == (0, [site.key.key_id])
+    unused = invite("st-anna")
+    assert site.ask("GET", "/scans").status_code == 200
+    assert operate("centre", "revoke", "st-anna", "--key", "A" * 43)[0] == 65
+    assert site.ask("GET", "/scans").status_code == 200
+    assert operate("centre", "revoke", "st-anna", "--key", site.key.key_id)[0] == 0
+    assert (site.ask("GET", "/scans").status_code, site.show(site.assertion()).status_code) == (401, 401)
+    assert operate("centre", "revoke", "st-anna")[0] == 0
+    assert site.enrol(unused).json()["code"] == "CODE"
+    assert site.enrol(invite("st-anna")).status_code == 201
+    site.token = site.fresh_token()
+    assert site.send([b"piece"])
+    assert operate("centre", "revoke", "nobody")[0] == 65
+
+
+def test_secrets_of_tokens_overlap_or_end_at_once(operate, site, inside, rows):
+    (first,) = rows("SELECT id FROM token_secret")
+    assert operate("centre", "rotate")[0] == 0
+    assert site.ask("GET", "/scans").status_code == 200
+    old, site.token = site.token, site.fresh_token()
+    assert site.ask("GET", "/scans").status_code == 200
+    (_, second) = rows("SELECT id FROM token_secret ORDER BY created")
+    swept(inside)
+    assert rows("SELECT id FROM token_secret ORDER BY created") == [first, second]
+    rows("UPDATE token_secret SET created = created - interval '10 minutes'")
+    swept(inside)
+    assert rows("SELECT id FROM token_secret") == [second]
+    assert site.ask("GET", "/scans").status_code == 200
+    site.token = old
+    assert site.ask("GET", "/scans").status_code == 401
+    site.token = site.fresh_token()
+    assert operate("centre", "rotate", "--at-once")[0] == 0
+    assert site.ask("GET", "/scans").json()["code"] == "TOKEN"
+    site.token = site.fresh_token()
+    assert site.ask("GET", "/scans").status_code == 200
+
+
+def swept(inside) -> None:
+    async def sweep(centre):
+        async with centre.pool.connection() as connection:
+            await retention.sweep(connection, centre.store)
+
+    inside(sweep)
+
+
+def test_an_operator_changes_how_long_things_are_kept(operate, rows):
+    before = json.loads(operate("centre", "retention", "--json")[1])
+    code, out, _ = operate("centre", "retention", "--failed", "7.5", "--raw", "0", "--json")
+    assert (code, json.loads(out)) == (0, before | {"failed": 7.5, "raw": 0.0})
+    assert dict(rows("SELECT what, days FROM retention")) == json.loads(out)
+    for wrong in ("-1", "nan", "inf", "40000"):
+        assert operate("centre", "retention", "--events", wrong)[0] == 65
+    assert json.loads(operate("centre", "retention", "--json")[1]) == json.loads(out)
+
+
+def test_a_site_is_removed_with_everything_when_nothing_of_it_is_in_hand(operate, site, other, inside, settings, rows):
+    kept, gone = other.send([b"kept"]), site.send([b"gone"])
+    opened = site.manifest([b"open"])
+    site.open(opened)
+    site.put(opened.scan, b"open")
+    code, _, err = operate("centre", "remove", "st-anna")
+    assert (code, "1 of its scans are in hand" in err) == (65, True)
+    assert site.ask("GET", "/scans").status_code == 401
+    inside(lambda centre: work(centre, ("routine",), make=lambda *_: ([], "pass"), signals=False, wait=False))
+    code, _, err = operate("centre", "remove", "st-anna")
+    assert (code, "1 of its scans are open, and 1 series" in err) == (65, True)
+    assert operate("centre", "remove", "st-anna", "--anyway")[0] == 0
+    for table in ("scan", "site_key", "share", "enrolment_code", "event", "chunk"):
+        column = "site" if table not in ("chunk",) else "'other-site'"
+        assert {each for (each,) in rows(f"SELECT {column} FROM {table}")} <= {"other-site"}, table
+    assert rows("SELECT id FROM site") == [("other-site",)]
+    left = [path for path in (settings.folder / "objects").rglob("*") if path.is_file()]
+    assert [path.name for path in left] == [kept.parts[0].chunks[0].digest]
+    assert gone.scan not in str(left)
+    assert operate("centre", "remove", "st-anna")[0] == 65
+
+
+@pytest.mark.parametrize(("dsn", "code"), [("postgresql://127.0.0.1:1/none", 69), ("nonsense", 65)])
+def test_a_process_whose_database_is_away_ends_with_a_reason(tmp_path, dsn, code):
+    """Interface and worker: exit code 69, one line of the log with host and database, no traceback, no password."""
+    settings = Settings(tmp_path, dsn=dsn.replace("//", "//user:secretword@"))
+    for arguments in (
+        ["lampyris.centre.api", "--host", "127.0.0.1", "--port", "1", "--processes", "1"],
+        ["lampyris.centre.jobs", "--queues", "stat", "--metrics-port", "0"],
+    ):
+        environment = os.environ | {VARIABLE: settings.to_json()}
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        (line,) = done.stderr.splitlines()
+        told = json.loads(line)
+        assert (done.returncode, told["event"]) == (code, "the program ends")
+        assert told["code"] == ("MACHINE_DATABASE" if code == 69 else "INPUT")
+        assert "secretword" not in line
+        assert code != 69 or "host 127.0.0.1 port 1 dbname none" in told["reason"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 import asyncio
 import hashlib
+import os
+import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +75,55 @@ def test_this_program_works_on_a_newer_schema(site, settings, monkeypatch, rows)
     assert migrate(settings.dsn) == []
     site.send([b"piece"])
     assert rows("SELECT later FROM scan") == [("x",)]
+
+
+def test_our_own_database_lets_in_nobody_but_its_user(server, tmp_path_factory):
+    """By the kernel's word, over its socket alone; run by root, PostgreSQL's own user is a stranger that is at hand."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        ours = connection.execute(
+            "SELECT type, database, user_name, auth_method, error FROM pg_hba_file_rules"
+        ).fetchall()
+        assert ours == [("local", ["all"], ["all"], "peer", None)]
+        assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+        folder = Path(connection.execute("SHOW data_directory").fetchone()[0])
+        (programs,) = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    if os.geteuid() == 0:
+        asked = [f"{programs}/psql", "--no-psqlrc", "--command=SELECT 1", server]
+        told = subprocess.run(asked, user="pgserver", cwd="/", capture_output=True, text=True, check=False)
+        assert told.returncode == 2
+        assert "Peer authentication failed" in told.stderr
+
+
+def test_a_database_that_trusted_everybody_is_shut_when_it_is_started_again():
+    with tempfile.TemporaryDirectory(prefix="lampyris-", ignore_cleanup_errors=True) as place:
+        settings = Settings(Path(place))
+        dsn = database.dsn_of(settings)
+        try:
+            door = settings.folder / "database" / "pg_hba.conf"
+            door.write_text("local all all trust\n", "utf-8")
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute("SELECT pg_reload_conf()")
+                assert database.dsn_of(settings) == dsn
+                deadline = time.monotonic() + 60
+                rule = "SELECT auth_method FROM pg_hba_file_rules"
+                while connection.execute(rule).fetchall() != [("peer",)]:
+                    assert time.monotonic() < deadline
+        finally:
+            database.stop(settings)
+
+
+def test_another_users_database_is_not_taken_over():
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a folder that is another user's")
+    with tempfile.TemporaryDirectory(prefix="lampyris-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "database"
+        folder.mkdir()
+        (folder / "PG_VERSION").write_text("18\n")
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(DatabaseError, match="another user's"):
+            database.dsn_of(Settings(Path(place)))
+        assert folder.stat().st_uid == 65534
 
 
 def test_a_database_that_does_not_answer_is_the_operators_matter():

@@ -279,7 +279,8 @@ def test_progress_is_seen_while_a_worker_is_at_it(site, inside):
 
 
 def test_what_was_kept_long_enough_is_deleted_and_nothing_else(site, worked, inside, settings, rows):
-    old, fresh, failed = (site.send([name]) for name in (b"old", b"fresh", b"failed"))
+    object.__setattr__(settings, "waiting_scans", 100)
+    old, fresh, failed, patient = (site.send([name]) for name in (b"old", b"fresh", b"failed", b"patient"))
     worked(makes(settings))
     still = site.send([b"queued"])
     abandoned, alive = site.manifest([b"x"]), site.manifest([b"y"])
@@ -294,17 +295,20 @@ def test_what_was_kept_long_enough_is_deleted_and_nothing_else(site, worked, ins
     long_ago = "now() - interval '31 days'"
     rows(f"UPDATE scan SET updated = {long_ago} WHERE state = 'open'")
     rows(f"UPDATE scan SET finished = {long_ago}, returned = {long_ago} WHERE id = %s", old.scan)
-    rows(f"UPDATE scan SET finished = {long_ago}, state = 'failed', reason_code = 'X' WHERE id = %s", failed.scan)
+    failing = "UPDATE scan SET finished = now() - make_interval(days => %s), state = 'failed', reason_code = 'X'"
+    rows(f"{failing} WHERE id = %s", 91, failed.scan)
+    rows(f"{failing} WHERE id = %s", 89, patient.scan)
 
     async def sweep(centre):
         async with centre.pool.connection() as connection:
-            return [dict(await retention.sweep(connection, centre.store, settings)) for _ in range(2)]
+            return [dict(await retention.sweep(connection, centre.store)) for _ in range(2)]
 
-    assert inside(sweep) == [{"abandoned": 1, "raw": 1, "series": 1}, {"abandoned": 0, "raw": 0, "series": 0}]
+    once, nothing = dict.fromkeys(("abandoned", "raw", "failed", "series"), 1), ("abandoned", "raw", "failed", "series")
+    assert inside(sweep) == [once, dict.fromkeys(nothing, 0)]
     assert site.state(abandoned.scan)["reason"]["code"] == "ABANDONED"
     assert site.state(alive.scan)["state"] == "open"
     left = {path.name for path in (settings.folder / "objects" / "raw").rglob("*") if path.is_file()}
-    kept = (fresh, failed, still)
+    kept = (fresh, patient, still)
     assert left == {each.parts[0].chunks[0].digest for each in kept} | {hashlib.sha256(b"y").hexdigest()}
     assert site.ask("GET", f"/scans/{old.scan}/series/ct_1.dcm").status_code == 404
     assert site.ask("GET", f"/scans/{fresh.scan}/series/ct_1.dcm").status_code == 200

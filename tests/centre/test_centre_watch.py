@@ -7,10 +7,10 @@ import time
 import httpx
 import structlog
 
-from lampyris.centre import logs
 from lampyris.centre.api import watch
 from lampyris.centre.api.app import _drain
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.observe import logs
 from lampyris.transfer import ScanStatus, limits, plain_code
 
 PIECES = [b"first" * 1000]

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from deployed import DEPLOY, PAGE, ROOT, Unit
 
-from lampyris.centre.metrics import Metrics
+from lampyris.centre.observe.metrics import Metrics
 from lampyris.centre.settings import Settings
 from lampyris.transfer import PRIORITIES
 

@@ -6,15 +6,17 @@ signed with a secret that all processes of the centre share through the database
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from lampyris.centre.database import Connection
+from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import not_found, refusal, unauthorised
 from lampyris.model import InputError
 from lampyris.transfer import (
@@ -22,7 +24,6 @@ from lampyris.transfer import (
     Enrolment,
     EnrolmentRequest,
     PublicKey,
-    SignatureError,
     limits,
     new_code,
     plain_code,
@@ -49,10 +50,11 @@ async def invite(connection: Connection, site: str) -> str:
 
 
 async def suspend(connection: Connection, site: str, *, suspended: bool = True) -> None:
-    """Shut a site out, or let it in again; its scans stay. Raises InputError for an unknown site."""
+    """Shut a site out at once, or let it in again; its scans stay. Raises InputError for an unknown site."""
     found = await connection.execute("UPDATE site SET suspended = %s WHERE id = %s", (suspended, site))
     if found.rowcount == 0:
         raise InputError(f"there is no site {site[:63]!a}")
+    await queue.ring(connection, site)
 
 
 async def enrol(connection: Connection, request: EnrolmentRequest, audience: str) -> Enrolment:
@@ -94,6 +96,7 @@ async def remove_key(connection: Connection, site: str, key: str) -> None:
         if len(keys) == 1:
             raise refusal(409, "CONFLICT", "the last key of a site cannot be taken back: bring another one first")
         await connection.execute("DELETE FROM site_key WHERE id = %s AND site = %s", (key, site))
+        await queue.ring(connection, site)
 
 
 async def keys_of(connection: Connection, site: str) -> dict[str, PublicKey]:
@@ -129,47 +132,87 @@ async def _store_key(connection: Connection, site: str, request: EnrolmentReques
         raise refusal(409, "CONFLICT", f"a site has at most {KEYS_OF_A_SITE} keys: take one back first")
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What an access token says, its signature checked: a site, the key it was got with, the secret that signed it."""
+
+    site: str
+    key: str
+    secret: str
+
+
+async def stands(connection: Connection, grant: Grant) -> bool:
+    """Whether a grant is good now: the site is let in, its key and the centre's secret were not taken back."""
+    cursor = await connection.execute(
+        "SELECT FROM site_key JOIN site ON site.id = site WHERE site_key.id = %s AND site = %s AND NOT suspended"
+        " AND EXISTS (SELECT FROM token_secret WHERE token_secret.id = %s)",
+        (grant.key, grant.site, grant.secret),
+    )
+    return await cursor.fetchone() is not None
+
+
 class Tokens:
-    """Access tokens of a centre: HS256 under a secret from the database, good for five minutes and one site."""
+    """Access tokens of a centre: HS256 under a secret from the database, good for five minutes and one site.
+
+    A process keeps the secrets that it has read; whether one still counts, the database is asked with every request.
+    """
 
     def __init__(self, audience: str) -> None:
         self._audience = audience
         self._keys: dict[str, OctKey] = {}
-        self._signing = ""
+        self._read_at = 0
 
-    async def load(self, connection: Connection) -> None:
-        """Read the secrets; the first process of a centre makes one."""
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE token_secret IN SHARE ROW EXCLUSIVE MODE")
-            cursor = await connection.execute("SELECT id, secret FROM token_secret ORDER BY created, id")
-            rows: list[Any] = await cursor.fetchall()
-            if not rows:
-                rows = [{"id": secrets.token_hex(8), "secret": secrets.token_bytes(32)}]
-                await connection.execute("INSERT INTO token_secret (id, secret) VALUES (%(id)s, %(secret)s)", rows[0])
-        self._keys = {row["id"]: OctKey.import_key(bytes(row["secret"])) for row in rows}
-        self._signing = rows[-1]["id"]
+    async def issue(self, connection: Connection, site: str, key: str, now: int) -> str:
+        """A token for a site that has shown this key, signed with the newest secret."""
+        secret = await self._read(connection)
+        header = {"alg": "HS256", "kid": secret, "typ": "at+jwt"}
+        claims = {"sub": site, "key": key, "aud": self._audience, "exp": now + limits.TOKEN_SECONDS}
+        return jwt.encode(header, claims, self._keys[secret], algorithms=["HS256"])
 
-    def issue(self, site: str, now: int) -> str:
-        header = {"alg": "HS256", "kid": self._signing, "typ": "at+jwt"}
-        claims = {"sub": site, "aud": self._audience, "exp": now + limits.TOKEN_SECONDS}
-        return jwt.encode(header, claims, self._keys[self._signing], algorithms=["HS256"])
-
-    def site_of(self, token: str, now: int) -> str:
-        """The site that a token is for; Refusal 401 for any other text."""
+    async def grant_of(self, connection: Connection, token: str, now: int) -> Grant:
+        """What a token grants; Refusal 401 for any other text, and as soon as the token does not count any more."""
         try:
-            found = jwt.decode(token, self._key, algorithms=["HS256"])
-            site, audience, expires = (found.claims.get(name) for name in ("sub", "aud", "exp"))
-        except (JoseError, SignatureError, ValueError, TypeError, AttributeError, RecursionError):
+            named = jws.extract_compact(token.encode()).headers()["kid"]
+            if named not in self._keys and now > self._read_at:
+                self._read_at = now  # strangers may name what they like: once a second
+                await self._read(connection)
+            found = jwt.decode(token, self._keys[named], algorithms=["HS256"])
+            site, key, audience, expires = (found.claims.get(name) for name in ("sub", "key", "aud", "exp"))
+        except (JoseError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
             raise unauthorised("TOKEN", "the access token is not one of this centre's") from None
-        if not isinstance(site, str) or audience != self._audience or not isinstance(expires, int) or expires < now:
+        if not (isinstance(site, str) and isinstance(key, str) and isinstance(expires, int)):
+            raise unauthorised("TOKEN", "the access token is not one of this centre's")
+        grant = Grant(site, key, named)
+        if audience != self._audience or expires < now or not await stands(connection, grant):
             raise unauthorised("TOKEN", "the access token is out of date: get a new one")
-        return site
+        return grant
 
-    def _key(self, message: Any) -> OctKey:
-        named = message.headers().get("kid")
-        if not isinstance(named, str) or named not in self._keys:
-            raise SignatureError("no such secret")
-        return self._keys[named]
+    async def _read(self, connection: Connection) -> str:
+        """Read all secrets; the id of the newest. The first process of a centre makes one."""
+        rows = await _secrets(connection)
+        if not rows:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE token_secret IN SHARE ROW EXCLUSIVE MODE")
+                if not await _secrets(connection):
+                    await new_secret(connection)
+                rows = await _secrets(connection)
+        self._keys = {row["id"]: OctKey.import_key(bytes(row["secret"])) for row in rows}
+        return str(rows[-1]["id"])
+
+
+async def new_secret(connection: Connection) -> str:
+    """Another secret of access tokens, which signs from now on; its id."""
+    name = secrets.token_hex(8)
+    await connection.execute(
+        "INSERT INTO token_secret (id, secret, created) VALUES (%s, %s, clock_timestamp())",
+        (name, secrets.token_bytes(32)),
+    )
+    return name
+
+
+async def _secrets(connection: Connection) -> list[dict[str, Any]]:
+    cursor = await connection.execute("SELECT id, secret FROM token_secret ORDER BY created, id")
+    return await cursor.fetchall()
 
 
 def _digest(code: str) -> str:

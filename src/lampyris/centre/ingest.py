@@ -14,7 +14,7 @@ from procrastinate import App
 from lampyris.centre import access
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
-from lampyris.centre.refusals import conflict, missing, not_found, refusal, wait
+from lampyris.centre.refusals import conflict, missing, not_found, refusal, unauthorised, wait
 from lampyris.centre.settings import Settings
 from lampyris.transfer import Chunk, Manifest, Part, Priority, ScanStatus, SignatureError, limits, verify_manifest
 
@@ -39,9 +39,7 @@ class OpenScan:
 async def find(connection: Connection, site: str, scan: str) -> OpenScan:
     """A scan of this site; Refusal 404 for every other."""
     cursor = await connection.execute(
-        "SELECT number, state, priority FROM scan JOIN site ON site.id = site"
-        " WHERE site = %s AND scan.id = %s AND NOT suspended",
-        (site, scan),
+        "SELECT number, state, priority FROM scan WHERE site = %s AND id = %s", (site, scan)
     )
     row = await cursor.fetchone()
     if row is None:
@@ -125,6 +123,8 @@ async def note_chunk(connection: Connection, scan: OpenScan, chunk: Chunk) -> No
 async def commit(connection: Connection, site: str, scan: str, text: str, jobs: App) -> tuple[ScanStatus, bool]:
     """Commit a scan by its signed manifest: its status, and whether this did it. Raises Refusal or InputError."""
     keys = await access.keys_of(connection, site)
+    if not keys:  # shut out since the request began: the scan itself is not at fault
+        raise unauthorised("TOKEN", "the access token is out of date: get a new one")
     signed = verify_manifest(text, keys.get)
     manifest = signed.manifest
     if manifest.site != site or manifest.scan != scan:

@@ -25,8 +25,8 @@ async def waiting(connection: Connection, site: str, after: int, count: int) -> 
 async def file_of(connection: Connection, site: str, scan: str, name: str) -> ReturnedFile:
     """One file of a series; Refusal 404 for another site's or one that was deleted."""
     cursor = await connection.execute(
-        "SELECT name, output.bytes, sha256 FROM output JOIN scan ON number = scan JOIN site ON site.id = site"
-        " WHERE site = %s AND scan.id = %s AND name = %s AND series_deleted IS NULL AND NOT suspended",
+        "SELECT name, output.bytes, sha256 FROM output JOIN scan ON number = scan"
+        " WHERE site = %s AND id = %s AND name = %s AND series_deleted IS NULL",
         (site, scan, name),
     )
     row = await cursor.fetchone()
@@ -35,8 +35,11 @@ async def file_of(connection: Connection, site: str, scan: str, name: str) -> Re
     return ReturnedFile(row["name"], row["bytes"], row["sha256"])
 
 
-async def acknowledge(connection: Connection, site: str, scan: str, digest: str) -> None:
-    """The site has stored every file; Refusal 409 when it has stored others than these."""
+async def acknowledge(connection: Connection, site: str, scan: str, digest: str) -> tuple[int, int] | None:
+    """The site has stored every file; Refusal 409 when it has stored others than these.
+
+    From when to when, in nanoseconds of the epoch, the series was on its way home; None when that was said before.
+    """
     async with connection.transaction():
         cursor = await connection.execute(f"{_SERIES} AND id = %s FOR NO KEY UPDATE", (site, scan))
         rows = await cursor.fetchall()
@@ -46,11 +49,16 @@ async def acknowledge(connection: Connection, site: str, scan: str, digest: str)
         if series.digest() != digest:
             raise conflict("the digest is not that of this series' files: fetch the list again")
         found = await connection.execute(
-            "UPDATE scan SET returned = now(), updated = now() WHERE number = %s AND returned IS NULL",
+            "UPDATE scan SET returned = now(), updated = now() WHERE number = %s AND returned IS NULL"
+            " RETURNING (extract(epoch FROM finished) * 1e9)::bigint AS made,"
+            " (extract(epoch FROM returned) * 1e9)::bigint AS home",
             (rows[0]["number"],),
         )
-        if found.rowcount:
-            await queue.tell(connection, rows[0]["number"])
+        row = await found.fetchone()
+        if row is None:
+            return None
+        await queue.tell(connection, rows[0]["number"])
+    return row["made"], row["home"]
 
 
 async def _series(connection: Connection, rows: Iterable[dict[str, Any]]) -> list[ReturnedSeries]:

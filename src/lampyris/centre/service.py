@@ -12,7 +12,8 @@ from procrastinate import App, PsycopgConnector
 
 from lampyris.centre.access import Tokens
 from lampyris.centre.database import DatabaseError, Pool, dsn_of, migrate, pool_of
-from lampyris.centre.metrics import Metrics
+from lampyris.centre.observe.metrics import Metrics
+from lampyris.centre.observe.traces import Traces, traces_of
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
 
@@ -30,23 +31,27 @@ class Centre:
     jobs: App
     tokens: Tokens
     metrics: Metrics
+    traces: Traces
 
 
 @asynccontextmanager
-async def opened(settings: Settings, *, connections: int) -> AsyncIterator[Centre]:
+async def opened(settings: Settings, *, connections: int, service: str | None = None) -> AsyncIterator[Centre]:
     """Start or find the database, bring its schema up to date, open everything; all is closed at the end.
 
-    A PostgreSQL of our own that dies is started again. Raises MachineError.
+    A PostgreSQL of our own that dies is started again. `service` is the name under which this process sends traces, if
+    the settings say where to. Raises MachineError.
     """
+    traces = Traces() if service is None else traces_of(settings.traces, service)
     dsn = await asyncio.to_thread(dsn_of, settings)
     await asyncio.to_thread(migrate, dsn)
     pool = pool_of(dsn, size=connections)
     jobs = App(connector=PsycopgConnector())
-    centre = Centre(settings, dsn, pool, Store(settings), jobs, Tokens(settings.audience), Metrics())
+    centre = Centre(settings, dsn, pool, Store(settings), jobs, Tokens(settings.audience), Metrics(), traces)
     async with pool, jobs.open_async(pool), _revived(settings):
-        async with pool.connection() as connection:
-            await centre.tokens.load(connection)
-        yield centre
+        try:
+            yield centre
+        finally:
+            await asyncio.to_thread(traces.close)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ class Settings:
 
     `folder` holds all that is given no other place; `dsn` None = a PostgreSQL of our own in `folder/database`; `store`
     None = `folder/objects`, or a URL such as s3://bucket/prefix (credentials come from the environment); `audience` is
-    what sites address their assertions to: the public URL. Days count from the end of a scan.
+    what sites address their assertions to: the public URL. How long things are kept stands in the database.
     """
 
     folder: Path
@@ -26,6 +26,8 @@ class Settings:
     dsn: str | None = None
     store: str | None = None
     recipe: str | None = None
+    traces: str | None = None
+    """URL of an OTLP collector that traces of scans are sent to; needs the extra `otel`."""
     open_scans: int = 64
     """Scans that one site may have open; as many again for STAT."""
     waiting_scans: int = 20_000
@@ -37,15 +39,11 @@ class Settings:
     tries: int = 3
     heartbeat_s: float = 2.0
     """Interval of a worker's sign of life; after six without one its scan is queued again."""
-    abandoned_days: float = 14.0
-    raw_days: float = 30.0
-    series_days: float = 30.0
-    """How long a series is kept after the site has acknowledged it."""
 
     def __post_init__(self) -> None:
         numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s)
-        if min(numbers) <= 0 or min(self.abandoned_days, self.raw_days, self.series_days, self.free_bytes) < 0:
-            raise InputError("settings of the centre: counts and intervals must be > 0, days and bytes ≥ 0")
+        if min(numbers) <= 0 or self.free_bytes < 0:
+            raise InputError("settings of the centre: counts and intervals must be > 0, bytes ≥ 0")
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self) | {"folder": str(self.folder)})

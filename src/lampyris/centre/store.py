@@ -37,6 +37,11 @@ def series_prefix(site: str, scan: str) -> str:
     return f"series/{site}/{scan}"
 
 
+def prefixes_of(site: str) -> tuple[str, str]:
+    """Where everything of a site lies."""
+    return f"raw/{site}", f"series/{site}"
+
+
 class Store:
     """Objects of one centre. Raises StorageError when the disk or the bucket fails."""
 

@@ -1,21 +1,17 @@
-"""`lampyris serve | work | centre …` → the processes of a centre, and what its operator does with it."""
+"""`lampyris serve | work` → the processes of a centre."""
 
 import argparse
-import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 from lampyris.cli import terminal
 from lampyris.model import InputError
 
 if TYPE_CHECKING:  # a reconstruction on the command line needs neither a web server nor a database
-    from lampyris.centre import Centre, Settings
-    from lampyris.centre.database import Connection
-
-T = TypeVar("T")
+    from lampyris.centre import Settings
 
 
 def settings_of(arguments: argparse.Namespace) -> "Settings":
@@ -28,6 +24,7 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
         "dsn": os.environ.get("LAMPYRIS_DSN"),
         "store": arguments.store,
         "recipe": getattr(arguments, "recipe", None),
+        "traces": os.environ.get("LAMPYRIS_TRACES"),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     return Settings(arguments.data.resolve(), **given)
@@ -43,7 +40,8 @@ def serve(arguments: argparse.Namespace) -> int:
 def work(arguments: argparse.Namespace) -> int:
     """Reconstruct one scan after the other until SIGTERM or SIGINT; this process becomes the worker."""
     check_recipe(arguments)
-    _become(worker_command(arguments.queues, metrics_port=arguments.metrics_port), settings_of(arguments))
+    command = worker_command(arguments.queues, metrics_port=arguments.metrics_port, gpu=arguments.gpu)
+    _become(command, settings_of(arguments))
 
 
 def server_command(arguments: argparse.Namespace, *, processes: int) -> list[str]:
@@ -64,10 +62,11 @@ def server_command(arguments: argparse.Namespace, *, processes: int) -> list[str
     return command
 
 
-def worker_command(queues: Sequence[str], *, metrics_port: int = 0) -> list[str]:
+def worker_command(queues: Sequence[str], *, metrics_port: int = 0, gpu: int | None = None) -> list[str]:
     """The program that reconstructs; its settings are in the environment."""
     command = [sys.executable, "-P", "-m", "lampyris.centre.jobs", "--queues", ",".join(queues)]
-    return [*command, "--metrics-port", str(metrics_port)]
+    command += ["--metrics-port", str(metrics_port)]
+    return command if gpu is None else [*command, "--gpu", str(gpu)]
 
 
 def _become(command: list[str], settings: "Settings") -> NoReturn:
@@ -75,55 +74,6 @@ def _become(command: list[str], settings: "Settings") -> NoReturn:
     from lampyris.centre.settings import VARIABLE
 
     os.execve(command[0], command, {**os.environ, VARIABLE: settings.to_json()})
-
-
-def invite(arguments: argparse.Namespace) -> int:
-    """A one-time code for a site."""
-    from lampyris.centre import access
-
-    code = _with_database(arguments, lambda connection: access.invite(connection, arguments.site))
-    if arguments.json:
-        terminal.machine({"site": arguments.site, "code": code, "hours": access.CODE_HOURS})
-    terminal.say(f"code for {arguments.site}, good for {access.CODE_HOURS} hours and one key: {code}")
-    return 0
-
-
-def suspend(arguments: argparse.Namespace) -> int:
-    """Shut a site out, or let it in again."""
-    from lampyris.centre import access
-
-    suspended = not arguments.undo
-    _with_database(arguments, lambda connection: access.suspend(connection, arguments.site, suspended=suspended))
-    terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
-    return 0
-
-
-def release(arguments: argparse.Namespace) -> int:
-    """Queue a failed scan again."""
-    from lampyris.centre.jobs import queue
-
-    async def run(centre: "Centre") -> bool:
-        async with centre.pool.connection() as connection:
-            return await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
-
-    if not _with_centre(arguments, run):
-        raise InputError("there is no such scan that has failed and whose raw data are still here")
-    terminal.say("the scan is queued again")
-    return 0
-
-
-def forget(arguments: argparse.Namespace) -> int:
-    """Delete everything of a scan that has ended."""
-    from lampyris.centre.jobs import retention
-
-    async def run(centre: "Centre") -> bool:
-        async with centre.pool.connection() as connection:
-            return await retention.forget(connection, centre.store, arguments.site, arguments.scan)
-
-    if not _with_centre(arguments, run):
-        raise InputError("there is no such scan that has ended")
-    terminal.say("raw data, series and record of the scan are deleted")
-    return 0
 
 
 def queues_of(text: str) -> tuple[str, ...]:
@@ -136,22 +86,12 @@ def queues_of(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
-    from lampyris.centre import opened
-
-    async def run() -> T:
-        async with opened(settings_of(arguments), connections=4) as centre:
-            return await action(centre)
-
-    return asyncio.run(run())
-
-
-def _with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
-    async def run(centre: "Centre") -> T:
-        async with centre.pool.connection() as connection:
-            return await action(connection)
-
-    return _with_centre(arguments, run)
+def card(text: str) -> int:
+    """Number of a card on a command line."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("cards are counted from 0")
+    return number
 
 
 def address_of(arguments: argparse.Namespace) -> str:

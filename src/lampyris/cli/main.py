@@ -8,11 +8,12 @@ from pathlib import Path
 from lampyris import __version__
 from lampyris.cli import site
 from lampyris.cli.terminal import machine, people
+from lampyris.cli.words import CODES
+from lampyris.cli.words import command as _command
+from lampyris.cli.words import json_option as _json
+from lampyris.cli.words import place as _place
 from lampyris.model import LampyrisError
 from lampyris.raw import CODINGS
-
-CODES = """exit codes: 0 done · 2 wrong usage · 3 the gate stops an image (recon, assess) · 65 the input is at fault
-(its sender can mend it) · 69 the machine is (its operator can) · 70 Lampyris is (we must) · 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,22 +49,6 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     for each in (_site, _journey, _simulate, _dose_study, _recon, _assess, _raw, _doctor, _serving, _centre):
         each(sub)
     return root
-
-
-def _command(
-    sub: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
-) -> argparse.ArgumentParser:
-    return sub.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example:\n  {example}\n\n{CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
 def _reading(command: argparse.ArgumentParser) -> None:
@@ -248,14 +233,6 @@ def _doctor(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command.set_defaults(run=commands.doctor)
 
 
-def _place(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--data", type=Path, default=Path("lampyris-centre"), metavar="DIR",
-        help="database and objects of the centre (default lampyris-centre); LAMPYRIS_DSN names another database",
-    )  # fmt: skip
-    command.add_argument("--store", default=None, metavar="URL", help="objects elsewhere, e.g. s3://bucket/prefix")
-
-
 def _reachable(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to answer at (default 127.0.0.1)")
     command.add_argument("--port", type=int, default=8470, help="port to answer at (default 8470)")
@@ -284,6 +261,10 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="of stat, routine, batch (default all)",
     )  # fmt: skip
     work.add_argument("--recipe", default=None, help=default)
+    work.add_argument(
+        "--gpu", type=centre.card, default=None, metavar="N",
+        help="hold card N, as nvidia-smi counts, and compute on it what asks for a card (default: no card)",
+    )  # fmt: skip
     work.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus text on this machine")
     work.set_defaults(run=centre.work)
     up = _command(sub, "up", "serve and work on this machine, until Ctrl-C", "lampyris up --demo --once")
@@ -305,23 +286,9 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from lampyris.cli import centre
+    from lampyris.cli import operate
 
-    command = _command(sub, "centre", "what the operator of a centre does", "lampyris centre invite st-anna-ct2")
-    inner = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    invite = _command(inner, "invite", "make a one-time code for a site", "lampyris centre invite st-anna-ct2")
-    suspend = _command(inner, "suspend", "shut a site out at once", "lampyris centre suspend st-anna-ct2")
-    suspend.add_argument("--undo", action="store_true", help="let it in again")
-    release = _command(inner, "release", "queue a failed scan again", "lampyris centre release SITE SCAN")
-    forget = _command(inner, "forget", "delete everything of a scan that has ended", "lampyris centre forget SITE SCAN")
-    for each, run in ((invite, centre.invite), (suspend, centre.suspend), (release, centre.release),
-                      (forget, centre.forget)):  # fmt: skip
-        _place(each)
-        each.add_argument("site", metavar="SITE")
-        each.set_defaults(run=run)
-    for each in (release, forget):
-        each.add_argument("scan", metavar="SCAN")
-    _json(invite)
+    operate.add(sub)
 
 
 def _site(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

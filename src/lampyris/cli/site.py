@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lampyris import site
 from lampyris.cli import terminal
+from lampyris.cli.terminal import age
 from lampyris.model import StorageError
 
 _NO_CHANGE = "it was sent before: --again sends it once more, as another scan"
@@ -80,13 +81,13 @@ def enrol(arguments: argparse.Namespace) -> int:
 
 def _show(told: dict[str, Any]) -> None:
     link, queue, now = told["link"], told["queue"], time.time()
-    heard = "never" if link["last_answer"] is None else f"{_age(now - link['last_answer'])} ago"
+    heard = "never" if link["last_answer"] is None else f"{age(now - link['last_answer'])} ago"
     terminal.say(f"agent: {'runs' if told['agent']['running'] else '[red]does not run[/]'}")
     terminal.say(f"link: answer {heard}, {link['sent_bytes'] / 1e6:.1f} MB sent since the start")
     if link["trouble"]:
         terminal.people.print(f"  {link['trouble']}", markup=False, style="yellow")
     states = ", ".join(f"{count} {state}" for state, count in queue["by_state"].items()) or "empty"
-    terminal.say(f"queue: {states}; {queue['bytes'] / 1e6:.1f} MB; oldest {_age(queue['oldest_s'])}")
+    terminal.say(f"queue: {states}; {queue['bytes'] / 1e6:.1f} MB; oldest {age(queue['oldest_s'])}")
     terminal.say(f"delivered: {told['finished']}")
     if told["scans"]:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -96,7 +97,7 @@ def _show(told: dict[str, Any]) -> None:
             why = "" if scan["reason"] is None else f"{scan['reason'][1]} ({scan['reason'][0]})"
             size = f"{scan['bytes'] / 1e6:.1f}"
             state = scan["state"] + (f" ({scan['centre']})" if scan["centre"] else "")
-            row = (scan["scan"][:12], scan["priority"], state, _age(scan["age_s"]), size, why, scan.get("source", ""))
+            row = (scan["scan"][:12], scan["priority"], state, age(scan["age_s"]), size, why, scan.get("source", ""))
             table.add_row(*row)
         terminal.people.print(table)
     for key, why in told["waiting"].items():
@@ -104,15 +105,7 @@ def _show(told: dict[str, Any]) -> None:
     for one in told["not_taken"]:
         reason = one["reason"] or ("", "")
         where = f" {one['source']}" if "source" in one else ""
-        text = f"not taken {_age(one['age_s'])} ago{where}: {reason[1]} ({reason[0]})"
+        text = f"not taken {age(one['age_s'])} ago{where}: {reason[1]} ({reason[0]})"
         terminal.people.print(text, markup=False, style="red")
     for scan in told["damaged"]:
         terminal.say(f"[red]scan {scan[:12]}: its files in the spool are damaged: a failing disk?[/]")
-
-
-def _age(seconds: float) -> str:
-    """Seconds, minutes, hours or days, whichever is read with one look."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

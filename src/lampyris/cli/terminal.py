@@ -29,6 +29,14 @@ def machine(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def age(seconds: float) -> str:
+    """Seconds, minutes, hours or days, whichever is read with one look."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @contextmanager
 def watched(label: str) -> Iterator["Watch"]:
     """A bar for each station as it is reached; on a file or a pipe, nothing but the stations' ends."""

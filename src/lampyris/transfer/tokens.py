@@ -31,11 +31,12 @@ _LAST_SECOND = 1 << 40
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A checked assertion: who it is, the number that may be used once, and until when that must be remembered."""
+    """A checked assertion: who it is, the number that may be used once, until when that must be remembered, the key."""
 
     site: str
     jti: str
     expires: int
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def check_assertion(text: str, audience: str, *, now: int, key_of: Callable[[str
         )
     if not issued < expires <= issued + limits.ASSERTION_SECONDS or expires < now - limits.SKEW_SECONDS:
         raise SignatureError(f"the assertion is out of date, or lives longer than {limits.ASSERTION_SECONDS} s")
-    return Assertion(site, jti, expires + limits.SKEW_SECONDS)
+    return Assertion(site, jti, expires + limits.SKEW_SECONDS, named)
 
 
 def new_code(random: bytes) -> str:

@@ -5,19 +5,21 @@ A program of its own: server processes import what they serve and no projector.
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from granian import Granian
 from granian.constants import Interfaces, SSLProtocols
 
 from lampyris.centre import database
+from lampyris.centre.observe import logs
 from lampyris.centre.settings import VARIABLE, Settings
 
 _STOP_S = 30
 
 
-def main() -> None:
-    """Serve until SIGTERM or SIGINT; what is being received then is received to its end."""
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; what is being received then is received to its end. Gives the exit code."""
     parser = argparse.ArgumentParser(prog="lampyris serve")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
@@ -25,8 +27,13 @@ def main() -> None:
     parser.add_argument("--tls-cert", type=Path)
     parser.add_argument("--tls-key", type=Path)
     chosen = parser.parse_args()
+    return logs.ended(lambda: serve(Settings.from_json(os.environ[VARIABLE]), chosen))
+
+
+def serve(settings: Settings, chosen: argparse.Namespace) -> None:
+    """The server processes, and the one above them that starts them again. Raises MachineError before any begins."""
     # Asked for here, so that a database of our own outlives a server process that dies.
-    database.migrate(database.dsn_of(Settings.from_json(os.environ[VARIABLE])))
+    database.migrate(database.dsn_of(settings))
     Granian(
         "lampyris.centre.api:application",
         factory=True,
@@ -44,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

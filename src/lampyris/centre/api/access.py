@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response
 
 from lampyris.centre import access
+from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
 from lampyris.centre.api.body import read_body
 from lampyris.centre.database import Connection
@@ -29,12 +30,24 @@ async def centre_of(request: Request) -> Centre:
 This = Annotated[Centre, Depends(centre_of)]
 
 
-async def site_of(request: Request, centre: This) -> str:
-    """The site that a request comes from, by its access token; Refusal 401."""
+async def grant_of(request: Request, centre: This) -> Grant:
+    """What the access token of a request grants; Refusal 401."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise unauthorised("TOKEN", "there is no access token: Authorization: Bearer …")
-    return centre.tokens.site_of(token.strip(), int(time.time()))
+    async with centre.pool.connection() as connection:
+        grant = await centre.tokens.grant_of(connection, token.strip(), int(time.time()))
+    scan = request.path_params.get("scan", "")
+    request.state.site, request.state.scan = grant.site, scan if limits.SCAN.fullmatch(scan) else None
+    return grant
+
+
+Granted = Annotated[Grant, Depends(grant_of)]
+
+
+async def site_of(grant: Granted) -> str:
+    """The site that a request comes from."""
+    return grant.site
 
 
 Site = Annotated[str, Depends(site_of)]
@@ -106,8 +119,9 @@ async def token(request: Request, centre: This) -> Response:
         except InputError as error:
             raise unauthorised("TOKEN", str(error)) from None
         await access.use_once(connection, assertion)
+        issued = await centre.tokens.issue(connection, assertion.site, assertion.key_id, now)
     body = {
-        "access_token": centre.tokens.issue(assertion.site, now),
+        "access_token": issued,
         "token_type": "Bearer",
         "expires_in": limits.TOKEN_SECONDS,
     }

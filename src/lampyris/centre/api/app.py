@@ -25,9 +25,10 @@ from lampyris.centre.api import access, scans, watch
 from lampyris.centre.api.body import Gate
 from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.api.watch import Bell
-from lampyris.centre.logs import to_stderr, where
+from lampyris.centre.observe.logs import to_stderr, where
+from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal, refusal, wait
-from lampyris.centre.service import opened
+from lampyris.centre.service import Centre, opened
 from lampyris.centre.settings import VARIABLE, Settings
 from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
@@ -46,7 +47,7 @@ def create(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        async with opened(settings, connections=_CONNECTIONS) as centre:
+        async with opened(settings, connections=_CONNECTIONS, service="lampyris-api") as centre:
             app.state.centre, app.state.draining = centre, False
             app.state.gate, app.state.bell = Gate(settings.bodies), Bell(centre.dsn)
             listening = asyncio.create_task(app.state.bell.listen())
@@ -127,7 +128,7 @@ def _refusal_of(error: Exception) -> Refusal:
 
 
 class _Logged:
-    """Counts and logs every answer: route, status, seconds; never a body, a header or a query."""
+    """Counts, logs and traces every answer: route, status, seconds; never a body, a header or a query."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -137,7 +138,7 @@ class _Logged:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        began, began_ns, status = time.monotonic(), time.time_ns(), 500
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -149,9 +150,22 @@ class _Logged:
             await self._app(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "?")
-            scope["app"].state.centre.metrics.answers.labels(route, str(status)).inc()
+            centre: Centre = scope["app"].state.centre
+            centre.metrics.answers.labels(route, str(status)).inc()
+            _trace(centre, scope, (began_ns, time.time_ns()), status)
             parameters: dict[str, Any] = scope.get("path_params", {}) if status < 400 else {}
             took = round(time.monotonic() - began, 4)
             self._log.info(
                 "answered", method=scope["method"], route=route, status=status, s=took, scan=parameters.get("scan")
             )
+
+
+def _trace(centre: Centre, scope: Scope, time_ns: tuple[int, int], status: int) -> None:
+    """The span of a request about a scan of a site that was let in; that which opened the scan is the root."""
+    state = scope.get("state", {})
+    site, scan = state.get("site"), state.get("scan")
+    if site is not None and scan is not None:
+        route, method = getattr(scope.get("route"), "path", "?"), scope["method"]
+        opened = method == "POST" and status == 201
+        told = {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        centre.traces.span(Traced(site, scan), f"{method} {route}", time_ns, root=opened, told=told)

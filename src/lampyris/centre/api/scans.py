@@ -13,6 +13,7 @@ from lampyris.centre import ingest, returns
 from lampyris.centre.api import schema
 from lampyris.centre.api.access import Site, This
 from lampyris.centre.api.body import Gate, declared_length, read_body
+from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import conflict, refusal, wait
 from lampyris.centre.service import Centre
 from lampyris.centre.store import raw_prefix, series_prefix
@@ -39,6 +40,7 @@ Digest = Annotated[str, Path(pattern=f"^{limits.DIGEST.pattern}$", description="
 async def open_scan(request: Request, centre: This, site: Site) -> Response:
     """Open a scan by the skeleton of its manifest."""
     skeleton = Manifest.parse(await read_body(request, schema.JSON, limits.REQUEST_BYTES))
+    request.state.scan = skeleton.scan
     _check_space(centre, skeleton.priority)
     async with centre.pool.connection() as connection:
         status, new = await ingest.open_scan(connection, site, skeleton, centre.settings)
@@ -194,7 +196,9 @@ async def acknowledge(scan: Scan, request: Request, centre: This, site: Site) ->
     digest = fields.text("digest", limits.DIGEST)
     fields.end()
     async with centre.pool.connection() as connection:
-        await returns.acknowledge(connection, site, scan, digest)
+        home = await returns.acknowledge(connection, site, scan, digest)
+        if home is not None:
+            centre.traces.span(Traced(site, scan), "return", home)
         return JSONResponse((await ingest.status(connection, site, scan)).as_dict())
 
 

@@ -14,9 +14,10 @@ import psycopg
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from lampyris.centre import ingest, service
+from lampyris.centre import access, ingest, service
+from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
-from lampyris.centre.api.access import Site, This
+from lampyris.centre.api.access import Granted, This
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import not_found, refusal, wait
 from lampyris.centre.service import Centre
@@ -77,13 +78,13 @@ class Bell:
 
 
 @router.get(f"{limits.PREFIX}/events", **schema.described({200: schema.EVENTS}, (400, 401)))
-async def events(request: Request, centre: This, site: Site) -> Response:
+async def events(request: Request, centre: This, grant: Granted) -> Response:
     """Changes of this site's scans as server-sent events, for the life of a token; then connect again."""
     text = request.headers.get("last-event-id", "")
     if text and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise refusal(400, "REQUEST", "Last-Event-ID is not a number of this stream")
     bell: Bell = request.app.state.bell
-    stream = _stream(centre, bell, site, int(text) if text else None)
+    stream = _stream(centre, bell, grant, int(text) if text else None)
     first = await anext(stream)  # a refusal must come before the answer begins
     return StreamingResponse(_from(first, stream), media_type=schema.EVENTS, headers={"Cache-Control": "no-store"})
 
@@ -125,8 +126,8 @@ async def metrics(request: Request, centre: This) -> Response:
     raise not_found()
 
 
-async def _stream(centre: Centre, bell: Bell, site: str, after: int | None) -> AsyncIterator[str]:
-    ends, seen = time.monotonic() + limits.TOKEN_SECONDS, datetime.now(UTC)
+async def _stream(centre: Centre, bell: Bell, grant: Grant, after: int | None) -> AsyncIterator[str]:
+    site, ends, seen = grant.site, time.monotonic() + limits.TOKEN_SECONDS, datetime.now(UTC)
     with bell.heard(site) as rung:
         async with centre.pool.connection() as connection:
             last = await ingest.last_event(connection, site) if after is None else after
@@ -134,6 +135,8 @@ async def _stream(centre: Centre, bell: Bell, site: str, after: int | None) -> A
         while time.monotonic() < ends and not bell.over:
             rung.clear()
             async with centre.pool.connection() as connection:
+                if not await access.stands(connection, grant):
+                    return
                 changed, last, seen = await ingest.changes(connection, site, last, seen)
             for status in changed:
                 yield f"event: scan\nid: {last}\ndata: {json.dumps(status.as_dict())}\n\n"

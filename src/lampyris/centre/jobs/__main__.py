@@ -6,40 +6,63 @@ A program of its own: the worker waits and gives signs of life, the process besi
 import argparse
 import asyncio
 import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 from prometheus_client import start_http_server
 
-from lampyris.centre import Settings, logs, opened
-from lampyris.centre.jobs.hand import Hand
-from lampyris.centre.jobs.queue import check_queues
-from lampyris.centre.jobs.worker import work
+from lampyris.centre import Centre, Settings, opened
+from lampyris.centre.jobs import card
+from lampyris.centre.jobs.hand import Hand, Made, Watch
+from lampyris.centre.jobs.queue import Work, check_queues
+from lampyris.centre.jobs.worker import Make, work
+from lampyris.centre.observe import logs
 from lampyris.centre.settings import VARIABLE
+from lampyris.transfer import Manifest
 
 _CONNECTIONS = 4
 
 
-async def run(settings: Settings, queues: tuple[str, ...], metrics_port: int) -> None:
-    """Work until SIGTERM or SIGINT; the scan in hand is ended first."""
-    async with opened(settings, connections=_CONNECTIONS) as centre:
-        if metrics_port:
-            start_http_server(metrics_port, "127.0.0.1", centre.metrics.registry)
-        hand = Hand(settings)
-        try:
-            await work(centre, queues, hand.make)
-        finally:
-            hand.close()
+async def run(settings: Settings, queues: tuple[str, ...], metrics_port: int, gpu: int | None) -> None:
+    """Work until SIGTERM or SIGINT; the scan in hand is ended first. Raises MachineError before any work."""
+    with ExitStack() as held:
+        found = None if gpu is None else card.find(gpu)
+        if found is not None:
+            held.enter_context(card.held(found, settings.folder / "slots"))
+        hand = Hand(settings, found)
+        held.callback(hand.close)
+        if found is not None:
+            hand.start()
+        async with opened(settings, connections=_CONNECTIONS, service="lampyris-worker") as centre:
+            if metrics_port:
+                start_http_server(metrics_port, "127.0.0.1", centre.metrics.registry)
+            await work(centre, queues, hand.make if found is None else on_card(hand.make, centre, found.number))
 
 
-def main() -> None:
-    """The arguments that `lampyris work` passes on."""
+def on_card(make: Make, centre: Centre, number: int) -> Make:
+    """The same, and the metrics tell when the card is busy."""
+    centre.metrics.hold(number)
+
+    def made(work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
+        with centre.metrics.computing(number):
+            return make(work, manifest, folder, watch)
+
+    return made
+
+
+def main() -> int:
+    """The arguments that `lampyris work` passes on; the exit code."""
     parser = argparse.ArgumentParser(prog="lampyris work")
     parser.add_argument("--queues", required=True)
     parser.add_argument("--metrics-port", type=int, required=True)
+    parser.add_argument("--gpu", type=int)
     chosen = parser.parse_args()
-    logs.to_stderr()
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # cards are numbered as nvidia-smi numbers them
     settings = Settings.from_json(os.environ[VARIABLE])
-    asyncio.run(run(settings, check_queues(chosen.queues.split(",")), chosen.metrics_port))
+    queues = check_queues(chosen.queues.split(","))
+    return logs.ended(lambda: asyncio.run(run(settings, queues, chosen.metrics_port, chosen.gpu)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

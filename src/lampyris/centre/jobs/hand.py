@@ -18,11 +18,12 @@ from typing import Any, TypeAlias
 
 import structlog
 
+from lampyris.centre.jobs.card import VISIBLE, Card
 from lampyris.centre.jobs.queue import DiedError, Work
-from lampyris.centre.logs import to_stderr, where
+from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
-from lampyris.model import LampyrisError, MachineError, ProgramError, StorageError
+from lampyris.model import EngineUnavailable, LampyrisError, MachineError, ProgramError, StorageError
 from lampyris.transfer import Manifest, ReturnedFile
 
 Made: TypeAlias = tuple[list[ReturnedFile], str]
@@ -41,18 +42,21 @@ class Order:
 
 
 class Hand:
-    """The process of one worker; it is started with the first order, and again after it died."""
+    """The process of one worker; it is started with the first order, and again after it died.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    It sees the worker's card and no other; without one it sees none, so that nobody computes on a card in secret.
+    """
+
+    def __init__(self, settings: Settings, card: Card | None = None) -> None:
+        self._settings, self._card = settings, card
         self._process: SpawnProcess | None = None
         self._orders: Connection | None = None
         self._leash: Connection | None = None
 
     def make(self, work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
         """Have a scan reconstructed; raises what the reconstruction raised, DiedError when the process died of it."""
-        orders = self._started()
         try:
+            orders = self._started()
             orders.send(Order(manifest.to_json(), folder, work.committed))
             while True:
                 kind, *told = orders.recv()
@@ -68,6 +72,13 @@ class Hand:
             raise DiedError(
                 f"the process that reconstructs died ({self._ended()}): out of memory, or killed?"
             ) from None
+
+    def start(self) -> None:
+        """Start the process now. Raises EngineUnavailable when nothing here can compute on its card."""
+        try:
+            self._begin()
+        except (EOFError, OSError):
+            raise DiedError(f"the process that reconstructs died before it began ({self._ended()})") from None
 
     @property
     def pid(self) -> int | None:
@@ -85,17 +96,28 @@ class Hand:
         self._process = self._orders = self._leash = None
 
     def _started(self) -> Connection:
-        if self._process is None or not self._process.is_alive() or self._orders is None:
+        if self._process is not None and self._process.is_alive() and self._orders is not None:
+            return self._orders
+        try:
+            return self._begin()
+        except EngineUnavailable as error:  # it was there when the worker began: another worker may have better luck
+            raise MachineError(f"the worker's card is gone: {error}") from error
+
+    def _begin(self) -> Connection:
+        self.close()
+        context = multiprocessing.get_context("spawn")
+        orders, theirs = context.Pipe()
+        held, self._leash = context.Pipe(duplex=False)
+        arguments = (theirs, held, self._settings.to_json(), "" if self._card is None else self._card.handle)
+        self._process = context.Process(target=_carry_out, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        held.close()
+        self._orders = orders
+        if (unable := orders.recv()) is not None:
             self.close()
-            context = multiprocessing.get_context("spawn")
-            self._orders, theirs = context.Pipe()
-            held, self._leash = context.Pipe(duplex=False)
-            arguments = (theirs, held, self._settings.to_json())
-            self._process = context.Process(target=_carry_out, args=arguments, daemon=True)
-            self._process.start()
-            theirs.close()
-            held.close()
-        return self._orders
+            raise unable
+        return orders
 
     def _ended(self) -> str:
         assert self._process is not None
@@ -117,8 +139,9 @@ def blamed(error: BaseException, station: str) -> LampyrisError:
     return ProgramError(f"{kind} at station {station or 'fetch'}")
 
 
-def _carry_out(orders: Connection, leash: Connection, settings_json: str) -> None:
+def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: str) -> None:
     """The process: order after order, until the worker is gone. Signals are the worker's to answer."""
+    os.environ[VISIBLE] = card  # before anything is loaded that looks for cards
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with_worker, args=(leash,), daemon=True).start()
@@ -127,6 +150,7 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str) -> Non
 
     settings = Settings.from_json(settings_json)
     store = Store(settings)
+    orders.send(_unable(card))
     while True:
         order: Order = orders.recv()
         station = ""
@@ -146,6 +170,19 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str) -> Non
         except Exception as error:  # the worker decides what becomes of the scan
             answer = ("failed", blamed(error, station))
         orders.send(answer)
+
+
+def _unable(card: str) -> LampyrisError | None:
+    """Why nothing here computes on the card that was asked for; None when something does, or none was."""
+    if not card:
+        return None
+    from lampyris import projector
+
+    try:
+        projector.load("cuda")
+    except EngineUnavailable as error:
+        return error
+    return None
 
 
 def _end_with_worker(leash: Connection) -> None:

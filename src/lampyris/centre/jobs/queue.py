@@ -93,7 +93,7 @@ async def progress(connection: Connection, number: int, job: int, station: str, 
             (station, done, number, job),
         )
         if row := await cursor.fetchone():
-            await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, row["site"]))
+            await ring(connection, row["site"])
 
 
 async def finish(connection: Connection, number: int, job: int, files: Sequence[ReturnedFile], verdict: str) -> bool:
@@ -222,7 +222,12 @@ async def tell(connection: Connection, number: int) -> None:
         (number,),
     )
     if row := await cursor.fetchone():
-        await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, row["site"]))
+        await ring(connection, row["site"])
+
+
+async def ring(connection: Connection, site: str) -> None:
+    """Wake whoever watches a site, in the caller's transaction."""
+    await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, site))
 
 
 def check_queues(names: Sequence[str]) -> tuple[str, ...]:

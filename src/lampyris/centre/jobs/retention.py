@@ -1,20 +1,46 @@
-"""The clock → scans that were given up are refused, and what has been kept long enough is deleted."""
+"""The clock → scans that were given up are refused, and what has been kept long enough is deleted.
+
+How long that is stands in the database, the same for every worker, and the operator's to change.
+"""
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
-from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store, raw_prefix, series_prefix
+from lampyris.model import InputError
+from lampyris.transfer import limits
 
+KINDS = ("abandoned", "raw", "failed", "series", "events")
+"""What is kept for a while: open scans without a sign of life, raw data of scans that are done or were refused, raw
+data of scans that failed, series that are home, events."""
 _AT_ONCE = 200
-_EVENT_DAYS = 90
+_LONGEST = 36_500
 _SWEEPING = 0x1A3BC16
 """Number of the advisory lock under which one worker of the centre sweeps."""
 
 
-async def sweep(connection: Connection, store: Store, settings: Settings) -> Counter[str]:
+async def kept(connection: Connection) -> dict[str, float]:
+    """Days for which each of `KINDS` is kept."""
+    cursor = await connection.execute("SELECT what, days FROM retention")
+    days = {row["what"]: row["days"] for row in await cursor.fetchall()}
+    return {kind: days[kind] for kind in KINDS}
+
+
+async def keep(connection: Connection, days: Mapping[str, float]) -> None:
+    """Keep these kinds for so many days from now on; the next sweep goes by it. Raises InputError."""
+    for kind, number in days.items():
+        if kind not in KINDS or not 0.0 <= number <= _LONGEST:
+            raise InputError(f"retention of {kind}: {number:g} days: expected 0 … {_LONGEST}, of {', '.join(KINDS)}")
+    async with connection.transaction(), connection.cursor() as many:
+        await many.executemany(
+            "UPDATE retention SET days = %s WHERE what = %s", [(number, kind) for kind, number in days.items()]
+        )
+
+
+async def sweep(connection: Connection, store: Store) -> Counter[str]:
     """Do all that is due, a few hundred at a time; how much was done of each kind. Another sweep in progress: nothing.
 
     Objects are deleted before the row says so: an interruption leaves a row that the next sweep finds again.
@@ -24,14 +50,18 @@ async def sweep(connection: Connection, store: Store, settings: Settings) -> Cou
     if not (await cursor.fetchone() or {})["mine"]:
         return done
     try:
-        done["abandoned"] = await _abandon(connection, settings.abandoned_days)
-        done["raw"] = await _delete(
-            connection, store, "raw", "state IN ('done', 'refused') AND finished", settings.raw_days
-        )
-        done["series"] = await _delete(connection, store, "series", "returned", settings.series_days)
+        days = await kept(connection)
+        done["abandoned"] = await _abandon(connection, days["abandoned"])
+        ended = "state IN ('done', 'refused') AND finished"
+        done["raw"] = await _delete(connection, store, "raw", ended, days["raw"])
+        done["failed"] = await _delete(connection, store, "raw", "state = 'failed' AND finished", days["failed"])
+        done["series"] = await _delete(connection, store, "series", "returned", days["series"])
         await connection.execute("DELETE FROM assertion WHERE expires < now()")
         await connection.execute("DELETE FROM enrolment_code WHERE expires < now()")
-        await connection.execute("DELETE FROM event WHERE at < now() - make_interval(days => %s)", (_EVENT_DAYS,))
+        await connection.execute(
+            "DELETE FROM event WHERE at < now() - make_interval(secs => %s)", (_s(days["events"]),)
+        )
+        await _retire(connection)
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", (_SWEEPING,))
     return done
@@ -57,7 +87,7 @@ async def _abandon(connection: Connection, days: float) -> int:
             "SELECT number FROM scan WHERE state = 'open' AND greatest(updated, coalesce("
             "(SELECT max(received) FROM chunk WHERE scan = number), updated)) < now() - make_interval(secs => %s)"
             " LIMIT %s FOR UPDATE SKIP LOCKED",
-            (days * 86_400, _AT_ONCE),
+            (_s(days), _AT_ONCE),
         )
         numbers = [row["number"] for row in await cursor.fetchall()]
         for number in numbers:
@@ -67,14 +97,30 @@ async def _abandon(connection: Connection, days: float) -> int:
 
 async def _delete(connection: Connection, store: Store, what: str, since: str, days: float) -> int:
     """Delete the objects of scans whose time is over; `what` and `since` are this module's own words."""
+    due = f"{what}_deleted IS NULL AND {since} < now() - make_interval(secs => %s)"
     cursor = await connection.execute(
-        f"SELECT number, site, id FROM scan WHERE {what}_deleted IS NULL"
-        f" AND {since} < now() - make_interval(secs => %s) ORDER BY number LIMIT %s",
-        (days * 86_400, _AT_ONCE),
+        f"SELECT number, site, id FROM scan WHERE {due} ORDER BY number LIMIT %s", (_s(days), _AT_ONCE)
     )
     prefix_of = {"raw": raw_prefix, "series": series_prefix}[what]
     rows = await cursor.fetchall()
     for row in rows:
-        await asyncio.to_thread(store.delete_all, prefix_of(row["site"], row["id"]))
-        await connection.execute(f"UPDATE scan SET {what}_deleted = now() WHERE number = %s", (row["number"],))
+        async with connection.transaction():  # a scan that is released meanwhile keeps its raw data
+            still = await connection.execute(
+                f"UPDATE scan SET {what}_deleted = now() WHERE number = %s AND {due}", (row["number"], _s(days))
+            )
+            if still.rowcount:
+                await asyncio.to_thread(store.delete_all, prefix_of(row["site"], row["id"]))
     return len(rows)
+
+
+async def _retire(connection: Connection) -> None:
+    """Delete secrets of access tokens under which no token is good any more: a newer one has signed for long enough."""
+    await connection.execute(
+        "DELETE FROM token_secret AS old USING token_secret AS new"
+        " WHERE new.created > old.created AND new.created < now() - make_interval(secs => %s)",
+        (limits.TOKEN_SECONDS + limits.SKEW_SECONDS,),
+    )
+
+
+def _s(days: float) -> float:
+    return days * 86_400.0

@@ -25,6 +25,7 @@ from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
 from lampyris.centre.jobs.queue import Work
+from lampyris.centre.observe.traces import Traced
 from lampyris.centre.service import Centre
 from lampyris.model import InputError, LampyrisError
 from lampyris.transfer import Manifest, manifest_of
@@ -76,12 +77,15 @@ class _Progress:
     def __init__(self) -> None:
         self.at = ("", 0.0)
         self.seconds: dict[str, float] = {}
+        self.moments_ns: list[tuple[str, int]] = []
+        """When each station began, in nanoseconds of the epoch."""
         self._began = time.monotonic()
 
     def __call__(self, station: str, done: float) -> None:
         now = time.monotonic()
         if station != self.at[0]:
             self._began = now
+            self.moments_ns.append((station, time.time_ns()))
         self.seconds[station] = now - self._began
         self.at = (station, done)
 
@@ -94,7 +98,7 @@ async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path
         return
     log = structlog.get_logger().bind(scan=begun.scan, site=begun.site, attempt=begun.attempt)
     log.info("scan started")
-    progress = _Progress()
+    progress, began_ns = _Progress(), time.time_ns()
     async with _told(centre, which, progress):
         made, error = await _made(begun, make, scratch, progress)
     for station, seconds in progress.seconds.items():
@@ -107,8 +111,18 @@ async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path
         assert error is not None
         state = await _surely(centre, lambda connection: _failed(centre, connection, which, error))
     centre.metrics.ended.labels(state).inc()
+    _trace(centre, begun, progress, began_ns, {"lampyris.state": state, "lampyris.code": error.code if error else None})
     took = {station: round(seconds, 2) for station, seconds in progress.seconds.items()}
     log.info("scan ended", state=state, code=error and error.code, reason=error and str(error), seconds=took)
+
+
+def _trace(centre: Centre, begun: Work, progress: _Progress, began_ns: int, told: dict[str, str | None]) -> None:
+    """The spans of a try: itself, and below it each station until the next began."""
+    of, ended_ns = Traced(begun.site, begun.scan), time.time_ns()
+    one = centre.traces.span(of, "try", (began_ns, ended_ns), told={"lampyris.attempt": begun.attempt, **told})
+    ends = [moment for _, moment in progress.moments_ns[1:]] + [ended_ns]
+    for (station, moment), end in zip(progress.moments_ns, ends, strict=True):
+        centre.traces.span(of, station, (moment, end), under=one)
 
 
 async def _made(
@@ -176,7 +190,7 @@ async def _kept(centre: Centre) -> AsyncIterator[None]:
                         log.warning("a worker died, its scan is queued again", number=number)
                     if time.monotonic() - swept > _SWEEP_S:
                         swept = time.monotonic()
-                        log.info("swept", **await retention.sweep(connection, centre.store, settings))
+                        log.info("swept", **await retention.sweep(connection, centre.store))
             await asyncio.sleep(settings.heartbeat_s)
 
     async with _beside(keep()):

@@ -2,8 +2,11 @@
 
 import sys
 import traceback
+from collections.abc import Callable
 
 import structlog
+
+from lampyris.model import LampyrisError
 
 
 def to_stderr() -> None:
@@ -18,6 +21,17 @@ def to_stderr() -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def ended(program: Callable[[], None]) -> int:
+    """Run a program of the centre, its log on stderr: the exit code that says who can put right what ended it."""
+    to_stderr()
+    try:
+        program()
+    except LampyrisError as error:
+        structlog.get_logger().error("the program ends", code=error.code, reason=str(error), retry=error.retry)
+        return error.exit_code
+    return 0
 
 
 def where(error: BaseException) -> list[str]:

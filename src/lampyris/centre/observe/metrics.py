@@ -1,5 +1,7 @@
 """What a process of the centre did, and what waits in the database → Prometheus text."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -31,11 +33,28 @@ class Metrics:
             buckets=(0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000),
             registry=self.registry,
         )
+        self._slots = Gauge(
+            "lampyris_gpu_slots", "Cards that this worker holds", ("card", "state"), registry=self.registry
+        )
         labels = ("state", "priority")
         self._scans = Gauge("lampyris_scans", "Scans that have not ended", labels, registry=self.registry)
         self._oldest = Gauge(
             "lampyris_oldest_seconds", "Seconds since the oldest of them changed", labels, registry=self.registry
         )
+
+    def hold(self, card: int, *, busy: bool = False) -> None:
+        """This worker holds a card, and computes on it or not."""
+        self._slots.labels(str(card), "busy").set(busy)
+        self._slots.labels(str(card), "free").set(not busy)
+
+    @contextmanager
+    def computing(self, card: int) -> Iterator[None]:
+        """While this lasts the card is busy."""
+        self.hold(card, busy=True)
+        try:
+            yield
+        finally:
+            self.hold(card)
 
     async def text(self, connection: Connection) -> bytes:
         """Everything, with what the database says of the queues now."""

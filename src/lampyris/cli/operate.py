@@ -1,0 +1,282 @@
+"""`lampyris centre …` → what the operator of a centre asks of it and changes in it, over its database and its store."""
+
+import argparse
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.table import Table
+
+from lampyris.cli import terminal
+from lampyris.cli.centre import settings_of
+from lampyris.cli.terminal import age
+from lampyris.cli.words import command, json_option, place
+from lampyris.model import InputError
+from lampyris.transfer import STATES
+
+if TYPE_CHECKING:  # help is printed without a database's libraries
+    from lampyris.centre import Centre
+    from lampyris.centre.administration import ScanAtAGlance
+    from lampyris.centre.database import Connection
+
+T = TypeVar("T")
+_WIDE = 240
+"""Columns of a table that goes to a file or a pipe: no line of it is folded."""
+_DAYS = {
+    "raw": "raw data of scans that are done or were refused",
+    "failed": "raw data of scans that failed",
+    "series": "series that their site has fetched",
+    "abandoned": "open scans without a sign of life, which are then refused",
+    "events": "events, the audit of states",
+}
+
+
+def add(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`lampyris centre` and the commands below it."""
+    top = command(sub, "centre", "what the operator of a centre does", "lampyris centre invite st-anna-ct2")
+    inner = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _look(inner)
+    _let_in(inner)
+    _scans(inner)
+    _keep(inner)
+
+
+def _one(
+    inner: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *arguments: str,
+) -> argparse.ArgumentParser:
+    """A command that needs the centre, and these arguments."""
+    made = command(inner, run.__name__, text, " ".join(("lampyris centre", run.__name__, *arguments)))
+    place(made)
+    for each in arguments:
+        made.add_argument(each.lower(), metavar=each)
+    made.set_defaults(run=run)
+    return made
+
+
+def _look(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    json_option(_one(inner, sites, "list the sites and what each has under way"))
+    listed = _one(inner, scans, "list scans, first those whose state has lasted longest")
+    listed.add_argument("--site", default=None, metavar="SITE", help="of one site")
+    listed.add_argument("--state", default=None, choices=STATES, help="in one state")
+    listed.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default 100)")
+    json_option(listed)
+
+
+def _let_in(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    json_option(_one(inner, invite, "make a one-time code for a site", "SITE"))
+    _one(inner, suspend, "shut a site out at once", "SITE").add_argument(
+        "--undo", action="store_true", help="let it in again"
+    )
+    json_option(_one(inner, keys, "list the keys of a site", "SITE"))
+    _one(inner, revoke, "take back a site's keys at once, and with them its tokens and codes", "SITE").add_argument(
+        "--key", default=None, metavar="KEY", help="one key alone, as `keys` lists it"
+    )
+    _one(inner, remove, "delete a site and everything of its scans", "SITE").add_argument(
+        "--anyway", action="store_true", help="also with open scans, and series that it has not fetched"
+    )
+    _one(inner, rotate, "let another secret sign access tokens").add_argument(
+        "--at-once", action="store_true", help="end all tokens now: each site gets itself another"
+    )
+
+
+def _scans(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _one(inner, release, "queue a failed scan again", "SITE", "SCAN")
+    _one(inner, forget, "delete everything of a scan that has ended", "SITE", "SCAN")
+
+
+def _keep(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    kept = _one(inner, retention, "show, or change, for how many days things are kept")
+    for kind, text in _DAYS.items():
+        kept.add_argument(f"--{kind}", type=float, default=None, metavar="DAYS", help=text)
+    json_option(kept)
+
+
+def sites(arguments: argparse.Namespace) -> int:
+    """Every site, and what it has under way."""
+    from lampyris.centre import administration
+
+    found = _with_database(arguments, administration.sites)
+    if arguments.json:
+        terminal.machine([dataclasses.asdict(one) for one in found])
+    rows = (
+        (one.site, "shut out" if one.suspended else "let in" if one.keys else "invited", str(one.keys),
+         ", ".join(f"{count} {state}" for state, count in one.scans.items() if count), str(one.waiting_series),
+         age(one.oldest_s) if one.oldest_s else "", _moment(one.last_change))
+        for one in found
+    )  # fmt: skip
+    _table(("site", "is", "keys", "scans", "not fetched", "oldest", "last change"), rows)
+    return 0
+
+
+def scans(arguments: argparse.Namespace) -> int:
+    """Scans with their state and age."""
+    from lampyris.centre import administration
+
+    found = _with_database(
+        arguments,
+        lambda connection: administration.scans(
+            connection, site=arguments.site, state=arguments.state, count=arguments.limit
+        ),
+    )
+    if arguments.json:
+        terminal.machine([dataclasses.asdict(one) for one in found])
+    rows = (
+        (one.site, one.scan, one.priority, one.state, age(one.unchanged_s), age(one.age_s), f"{one.bytes / 1e6:.1f}",
+         str(one.attempts), _told(one))
+        for one in found
+    )  # fmt: skip
+    _table(("site", "scan", "priority", "state", "for", "age", "MB", "tries", ""), rows)
+    return 0
+
+
+def invite(arguments: argparse.Namespace) -> int:
+    """A one-time code for a site."""
+    from lampyris.centre import access
+
+    code = _with_database(arguments, lambda connection: access.invite(connection, arguments.site))
+    if arguments.json:
+        terminal.machine({"site": arguments.site, "code": code, "hours": access.CODE_HOURS})
+    terminal.say(f"code for {arguments.site}, good for {access.CODE_HOURS} hours and one key: {code}")
+    return 0
+
+
+def suspend(arguments: argparse.Namespace) -> int:
+    """Shut a site out, or let it in again."""
+    from lampyris.centre import access
+
+    suspended = not arguments.undo
+    _with_database(arguments, lambda connection: access.suspend(connection, arguments.site, suspended=suspended))
+    terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
+    return 0
+
+
+def keys(arguments: argparse.Namespace) -> int:
+    """The keys of a site."""
+    from lampyris.centre import administration
+
+    found = _with_database(arguments, lambda connection: administration.keys(connection, arguments.site))
+    if arguments.json:
+        terminal.machine([dataclasses.asdict(one) for one in found])
+    _table(("key", "since"), ((one.key_id, _moment(one.created)) for one in found))
+    return 0
+
+
+def revoke(arguments: argparse.Namespace) -> int:
+    """Take back a key of a site, or all of them."""
+    from lampyris.centre import administration
+
+    count = _with_database(
+        arguments, lambda connection: administration.revoke(connection, arguments.site, arguments.key)
+    )
+    terminal.say(f"{count} keys of {arguments.site} are taken back")
+    return 0
+
+
+def remove(arguments: argparse.Namespace) -> int:
+    """Delete a site and everything of it."""
+    from lampyris.centre import administration
+
+    async def run(centre: "Centre") -> int:
+        async with centre.pool.connection() as connection:
+            return await administration.remove(connection, centre.store, arguments.site, anyway=arguments.anyway)
+
+    count = _with_centre(arguments, run)
+    terminal.say(f"{arguments.site} and its {count} scans are deleted")
+    return 0
+
+
+def rotate(arguments: argparse.Namespace) -> int:
+    """Another secret of access tokens."""
+    from lampyris.centre import administration
+
+    _with_database(arguments, lambda connection: administration.rotate(connection, at_once=arguments.at_once))
+    ending = "have ended" if arguments.at_once else "end with the life of their last token"
+    terminal.say(f"another secret signs access tokens; the old ones {ending}")
+    return 0
+
+
+def release(arguments: argparse.Namespace) -> int:
+    """Queue a failed scan again."""
+    from lampyris.centre.jobs import queue
+
+    async def run(centre: "Centre") -> bool:
+        async with centre.pool.connection() as connection:
+            return await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
+
+    if not _with_centre(arguments, run):
+        raise InputError("there is no such scan that has failed and whose raw data are still here")
+    terminal.say("the scan is queued again")
+    return 0
+
+
+def forget(arguments: argparse.Namespace) -> int:
+    """Delete everything of a scan that has ended."""
+    from lampyris.centre.jobs import retention
+
+    async def run(centre: "Centre") -> bool:
+        async with centre.pool.connection() as connection:
+            return await retention.forget(connection, centre.store, arguments.site, arguments.scan)
+
+    if not _with_centre(arguments, run):
+        raise InputError("there is no such scan that has ended")
+    terminal.say("raw data, series and record of the scan are deleted")
+    return 0
+
+
+def retention(arguments: argparse.Namespace) -> int:
+    """For how long what is kept; changed where a number is given."""
+    from lampyris.centre.jobs import retention
+
+    chosen = {kind: days for kind in _DAYS if (days := getattr(arguments, kind)) is not None}
+
+    async def run(connection: "Connection") -> dict[str, float]:
+        await retention.keep(connection, chosen)
+        return await retention.kept(connection)
+
+    kept = _with_database(arguments, run)
+    if arguments.json:
+        terminal.machine(kept)
+    _table(("", "days", "of"), ((kind, f"{kept[kind]:g}", text) for kind, text in _DAYS.items()))
+    return 0
+
+
+def _with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
+    from lampyris.centre import opened
+
+    async def run() -> T:
+        async with opened(settings_of(arguments), connections=4) as centre:
+            return await action(centre)
+
+    return asyncio.run(run())
+
+
+def _with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
+    async def run(centre: "Centre") -> T:
+        async with centre.pool.connection() as connection:
+            return await action(connection)
+
+    return _with_centre(arguments, run)
+
+
+def _told(scan: "ScanAtAGlance") -> str:
+    """Why a scan ended as it did, or where a worker is with it."""
+    return scan.reason_code or scan.verdict or (f"{scan.station} {scan.progress:.0%}" if scan.station else "")
+
+
+def _table(titles: Sequence[str], rows: Any) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    people = terminal.people
+    people.print(table, width=None if people.is_terminal else _WIDE)
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
