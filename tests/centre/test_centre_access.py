@@ -8,7 +8,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from lampyris.centre import access
+from lampyris.centre import access, administration
 from lampyris.transfer import SiteKey, enrolment_request
 
 PIECES = [b"first" * 1000]
@@ -197,7 +197,7 @@ def test_a_suspended_site_is_shut_out_at_once(site, invite, inside):
 
     async def suspend(centre):
         async with centre.pool.connection() as connection:
-            await access.suspend(connection, "st-anna")
+            await administration.suspend(connection, "st-anna")
 
     code = invite("st-anna")
     assert site.ask("GET", "/returns").status_code == 200

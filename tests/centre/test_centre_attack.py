@@ -183,15 +183,14 @@ def test_metrics_are_not_passed_on_by_a_proxy(client):
     assert client.get("/metrics", headers={"X-Forwarded-For": "203.0.113.7"}).status_code == 404
 
 
-def test_a_program_error_tells_nothing_of_itself(client, app, monkeypatch, capfd):
+def test_a_program_error_tells_nothing_of_itself(site, monkeypatch, capfd):
     """What went wrong may hold what must not be told: neither the site nor the log gets to read it."""
 
     async def fail(*_):
         raise RuntimeError("Anna^Müller")
 
     monkeypatch.setattr(ingest, "statuses", fail)
-    token = app.state.centre.tokens.issue("st-anna", int(time.time()))
-    answer = client.get("/v1/scans", headers={"Authorization": f"Bearer {token}"})
+    answer = site.ask("GET", "/scans")
     assert (answer.status_code, answer.json()["code"], answer.json()["retry"]) == (500, "PROGRAM", True)
     assert "Anna" not in answer.text
     assert "Anna" not in "".join(capfd.readouterr())

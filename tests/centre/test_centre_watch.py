@@ -7,6 +7,7 @@ import time
 import httpx
 import structlog
 
+from lampyris.centre import administration
 from lampyris.centre.api import watch
 from lampyris.centre.api.app import _drain
 from lampyris.centre.jobs.worker import work
@@ -146,6 +147,22 @@ def test_the_log_is_json_and_holds_neither_code_nor_token(site, client, invite, 
     assert manifest.scan in text
     for secret in (code, plain_code(code), site.token, "7f1c22", "sealedidentity", "Anna"):
         assert secret not in text
+
+
+def test_a_stream_ends_when_its_site_is_shut_out(site, other, inside, monkeypatch):
+    """At once: not when the stream would look again by itself."""
+    monkeypatch.setattr(watch, "_PING_S", 600.0)
+
+    async def suspend(centre):
+        async with centre.pool.connection() as connection:
+            await administration.suspend(connection, site.name)
+
+    with Stream(other) as goes_on, Stream(site) as stream:
+        inside(suspend)
+        stream._thread.join(100)
+        assert not stream._thread.is_alive()
+        assert goes_on._thread.is_alive()
+        other.send(PIECES)
 
 
 def test_where_an_error_came_from_is_told_without_what_it_held():

@@ -16,7 +16,6 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from lampyris.centre.database import Connection
-from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import not_found, refusal, unauthorised
 from lampyris.model import InputError
 from lampyris.transfer import (
@@ -47,14 +46,6 @@ async def invite(connection: Connection, site: str) -> str:
             (_digest(plain_code(code)), site, CODE_HOURS),
         )
     return code
-
-
-async def suspend(connection: Connection, site: str, *, suspended: bool = True) -> None:
-    """Shut a site out at once, or let it in again; its scans stay. Raises InputError for an unknown site."""
-    found = await connection.execute("UPDATE site SET suspended = %s WHERE id = %s", (suspended, site))
-    if found.rowcount == 0:
-        raise InputError(f"there is no site {site[:63]!a}")
-    await queue.ring(connection, site)
 
 
 async def enrol(connection: Connection, request: EnrolmentRequest, audience: str) -> Enrolment:
@@ -96,7 +87,6 @@ async def remove_key(connection: Connection, site: str, key: str) -> None:
         if len(keys) == 1:
             raise refusal(409, "CONFLICT", "the last key of a site cannot be taken back: bring another one first")
         await connection.execute("DELETE FROM site_key WHERE id = %s AND site = %s", (key, site))
-        await queue.ring(connection, site)
 
 
 async def keys_of(connection: Connection, site: str) -> dict[str, PublicKey]:

@@ -93,6 +93,14 @@ async def scans(
     return [ScanAtAGlance(**row) for row in await cursor.fetchall()]
 
 
+async def suspend(connection: Connection, site: str, *, suspended: bool = True) -> None:
+    """Shut a site out at once, or let it in again; its scans stay. Raises InputError for an unknown site."""
+    found = await connection.execute("UPDATE site SET suspended = %s WHERE id = %s", (suspended, site))
+    if found.rowcount == 0:
+        raise InputError(f"there is no site {site[:63]!a}")
+    await queue.ring(connection, site)
+
+
 async def keys(connection: Connection, site: str) -> list[Key]:
     """Keys of a site, the oldest first, also of one that is shut out. Raises InputError for an unknown site."""
     await _know(connection, site)
@@ -124,7 +132,7 @@ async def remove(connection: Connection, store: Store, site: str, *, anyway: boo
     Raises InputError while scans are queued or at a worker, and, unless `anyway`, while some are open or have series
     that the site has not fetched.
     """
-    await access.suspend(connection, site)
+    await suspend(connection, site)
     for one in await sites(connection):
         if one.site == site:
             _check_removable(one, anyway)

@@ -147,10 +147,12 @@ def invite(arguments: argparse.Namespace) -> int:
 
 def suspend(arguments: argparse.Namespace) -> int:
     """Shut a site out, or let it in again."""
-    from lampyris.centre import access
+    from lampyris.centre import administration
 
     suspended = not arguments.undo
-    _with_database(arguments, lambda connection: access.suspend(connection, arguments.site, suspended=suspended))
+    _with_database(
+        arguments, lambda connection: administration.suspend(connection, arguments.site, suspended=suspended)
+    )
     terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
     return 0
 

@@ -12,6 +12,7 @@ from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
 from lampyris.centre.api.body import read_body
 from lampyris.centre.database import Connection
+from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import refusal, unauthorised
 from lampyris.centre.service import Centre
 from lampyris.model import InputError
@@ -90,6 +91,7 @@ async def remove_key(
     """Take a key back."""
     async with centre.pool.connection() as connection:
         await access.remove_key(connection, site, key)
+        await queue.ring(connection, site)  # streams that were opened with it end
     return Response(status_code=204)
 
 
