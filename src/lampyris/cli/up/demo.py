@@ -6,6 +6,7 @@ own, and what is told is what the site's spool and the centre's events say.
 
 import asyncio
 import contextlib
+import os
 import queue
 import sys
 import threading
@@ -130,6 +131,8 @@ class Demo:
                 ("ends", ends, ""),
             )
         )
+        if not any(Path(os.environ["NUMBA_CACHE_DIR"]).rglob("*.nbc")):
+            show.plain("  Kernels are compiled for this machine, once: the first scan takes longer.", "yellow")
         show.plain()
         show.plain("   after    who       does what", "dim")
 
