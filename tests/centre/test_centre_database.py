@@ -175,6 +175,16 @@ def test_deleting_takes_one_scan_and_no_neighbour(store):
     assert store.get("raw/a/bc", DIGEST) == store.get("raw/ab/b", DIGEST) == DATA
 
 
+def test_what_is_being_laid_down_is_no_object_yet(store, tmp_path):
+    """Half a chunk of a process that was killed is neither found nor counted."""
+    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    (half,) = (tmp_path / "objects").rglob(DIGEST)
+    half.rename(half.with_name(f"{DIGEST}#4711"))
+    with pytest.raises(DamagedError, match="gone"):
+        store.get("raw/a/b", DIGEST)
+    assert store.delete_all("raw/a/b") == 0
+
+
 def test_a_folder_that_cannot_be_is_the_operators_matter(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):

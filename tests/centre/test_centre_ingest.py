@@ -181,7 +181,7 @@ def test_a_disk_that_fails_is_told_as_waiting(site, client, app, monkeypatch):
     manifest = site.manifest(PIECES)
     site.open(manifest)
 
-    def fail(_folder, _key):
+    def fail(_folder, _key, _data):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "_settle", fail)

@@ -5,6 +5,8 @@ A key says what its bytes are, so writing twice changes nothing and no condition
 
 import asyncio
 import hashlib
+import mmap
+import secrets
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
 from lampyris.centre.settings import Settings
-from lampyris.durable import sync
+from lampyris.durable import lay_down, sync
 from lampyris.model import StorageError
 
 _DELETE_AT_ONCE = 500
@@ -62,24 +64,30 @@ class Store:
         """Bytes whose SHA-256 the caller has checked; when this returns they are on stable storage."""
         key = _key(prefix, digest)
         try:
-            await obstore.put_async(self.store, key, data, use_multipart=False)
             if self.folder is not None:
-                await asyncio.to_thread(_settle, self.folder, key)
+                await asyncio.to_thread(_settle, self.folder, key, data)
+            else:
+                await obstore.put_async(self.store, key, data, use_multipart=False)
         except (OSError, BaseError) as error:
             raise StorageError(f"an object of {len(data)} bytes cannot be stored: is the disk full?") from error
 
     def put_file(self, prefix: str, path: Path) -> tuple[int, str]:
         """A whole file under its digest: (bytes, digest)."""
+        size = path.stat().st_size
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        key = _key(prefix, digest)
-        try:
-            obstore.put(self.store, key, path)
-            if self.folder is not None:
-                _settle(self.folder, key)
-        except (OSError, BaseError) as error:
-            raise StorageError(f"a file of {path.stat().st_size} bytes cannot be stored: is the disk full?") from error
-        return path.stat().st_size, digest
+            key = _key(prefix, digest)
+            try:
+                if self.folder is None:
+                    obstore.put(self.store, key, path)
+                elif size == 0:
+                    _settle(self.folder, key, b"")
+                else:
+                    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                        _settle(self.folder, key, content)
+            except (OSError, BaseError) as error:
+                raise StorageError(f"a file of {size} bytes cannot be stored: is the disk full?") from error
+        return size, digest
 
     def get(self, prefix: str, digest: str) -> bytes:
         """An object, verified; DamagedError when it is gone or changed."""
@@ -122,10 +130,20 @@ def _key(prefix: str, digest: str) -> str:
     return f"{prefix}/{digest[:2]}/{digest}"
 
 
-def _settle(folder: Path, key: str) -> None:
-    """Make a file, its name and every folder above it last through a power cut."""
+def _settle(folder: Path, key: str, data: bytes | memoryview | mmap.mmap) -> None:
+    """Lay bytes down under their key; they, their name and every folder above it last through a power cut."""
     place = folder / key
-    for each in (place, *place.parents):
+    partial = place.with_name(f"{place.name}#{secrets.randbits(62)}")  # obstore lists no such name
+    for last in (False, True):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lay_down(partial, data)
+            break
+        except FileNotFoundError:  # another process has just deleted the last object there, and the folder with it
+            if last:
+                raise
+    partial.replace(place)
+    for each in place.parents:
         sync(each)
         if each == folder:
             break

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastapi import Request
@@ -25,10 +25,11 @@ async def read_body(request: Request, kind: str, largest: int) -> bytes:
     declared = declared_length(request)
     if declared is not None and declared > largest:
         raise refusal(413, "LENGTH", f"{declared} bytes are announced, at most {largest} are allowed")
-    pieces, size = [], 0
+    pieces, size, clock = [], 0, asyncio.get_running_loop().time
     try:
-        async with asyncio.timeout(WHOLE_S):
-            async for piece in _patiently(request.stream()):
+        async with asyncio.timeout(WHOLE_S), asyncio.timeout(IDLE_S) as idle:
+            async for piece in request.stream():
+                idle.reschedule(clock() + IDLE_S)
                 size += len(piece)
                 if size > largest:
                     raise refusal(413, "LENGTH", f"the body has more than {largest} bytes")
@@ -50,14 +51,6 @@ def declared_length(request: Request) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise refusal(400, "REQUEST", "Content-Length is not a number")
     return int(text)
-
-
-async def _patiently(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            yield await asyncio.wait_for(anext(stream), IDLE_S)
-        except StopAsyncIteration:
-            return
 
 
 class Gate:
