@@ -1,6 +1,8 @@
 """A link that drops, lies, stalls and asks for patience: everything arrives once, and nothing is given up."""
 
 import random
+import socket
+import threading
 from email.utils import formatdate
 
 import httpx
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 
 from lampyris.model import InputError, MachineError
 from lampyris.site import Site, client, enrol
+from lampyris.site.config import CentreLink
 from lampyris.site.exchange import Backoff, Bucket, Link, LinkError, Refusal
+from lampyris.site.exchange.link import steadfast
 
 
 def only(found):
@@ -266,3 +270,32 @@ def test_a_used_code_is_refused_and_a_page_of_a_portal_is_no_enrolment(config, c
             enrol(http, config.folder, "0123456789ABCDEFGHJK", now=now)
     with pytest.raises(InputError, match="not enrolled"):
         Site.load(config.folder)
+
+
+def test_a_machine_without_bbr_is_asked_for_nothing(monkeypatch):
+    class Refusing(socket.socket):
+        def setsockopt(self, *_):
+            raise OSError("no such control")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    assert steadfast() == []
+
+
+@pytest.mark.skipif(not steadfast(), reason="this machine has no BBR, or does not let us use it")
+def test_every_connection_to_the_centre_keeps_its_speed_when_packets_are_lost():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 204 \r\n\r\n")
+                connection.recv(4096)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with client(CentreLink(f"http://127.0.0.1:{port}")) as http, http.stream("GET", "/") as found:
+            used = found.extensions["network_stream"].get_extra_info("socket")
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"bbr"
+        thread.join()
