@@ -10,7 +10,7 @@ OPTIONS ?=
 .PHONY: run journey test check check-slow bench judges
 
 run: .venv/run.stamp
-	$(BIN)/lampyris up --demo $(if $(ONCE),--once) --data $(DATA) $(OPTIONS)
+	$(BIN)/lampyris up --demo $(if $(ONCE),--once )--data $(DATA) $(OPTIONS)
 
 journey: .venv/run.stamp
 	$(BIN)/lampyris journey $(SOURCE) -o $(OUT) --replace $(OPTIONS)

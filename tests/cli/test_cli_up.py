@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 
 from lampyris import cli
+from lampyris.centre import Settings
+from lampyris.cli.up.demo import Demo, Plan
 from lampyris.cli.up.journey import Journey
 from lampyris.cli.up.keeper import listen
 from lampyris.cli.up.processes import Processes, Program, alone
@@ -231,6 +233,26 @@ def test_a_scan_that_is_queued_again_says_why(journey, spool, told):
     journey.look()
     journey.hear(status("queued", reason=("WORKER_DIED", "signal 9")))
     assert "queues it again: signal 9 [WORKER_DIED]" in told.getvalue()
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_scan_without_a_series_ends_the_demo_if_it_was_to_be_the_only_one(tmp_path, told, monkeypatch, once):
+    def refused(self, processes, scan):
+        self._spool = FakeSpool(scan)
+        yield
+        raise InputError("no air scan")
+
+    monkeypatch.setattr(Demo, "_one", refused)
+    plan = Plan(every_s=600.0, once=once, within_s=600.0)
+    demo = Demo(Settings(tmp_path), "http://127.0.0.1:1", plan, Show(Console(file=told, highlight=False)))
+    steps = demo.run(processes=None)
+    next(steps)
+    if once:
+        with pytest.raises(InputError, match="no air scan"):
+            next(steps)
+    else:
+        next(steps)  # the pause before the next scan
+        assert "no air scan" in told.getvalue()
 
 
 def test_a_terminal_is_shown_what_moves_and_a_file_is_not(told):

@@ -77,9 +77,10 @@ def _demonstrate(arguments: argparse.Namespace, settings: "Settings", processes:
             for name, code in processes.mend():
                 show.said("centre", f"{name} had ended ({code}) and is begun again: {show.place(demo.log_of(name))}")
             if times():
+                show.said("centre", "ends: what is in hand is finished first; Ctrl-C again ends at once")
                 break
             time.sleep(_LOOK_S)
-        show.now("centre", "ends; what is in hand is finished first, Ctrl-C again ends at once")
+        show.now("centre", "ends")
         processes.end(hurry=lambda: times() > 1)
     show.said("centre", "has ended, with everything that it had begun")
 
