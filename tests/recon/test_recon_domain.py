@@ -33,8 +33,11 @@ def test_what_lies_beside_the_scan_field_is_not_taken_off_the_rays():
         grid = Grid.centred((slices, n, n), (2.0, side / n, side / n), (x, 0.0, z))
         return np.full(grid.shape, 0.5, np.float32), grid
 
+    def likelihood(views: slice) -> WeightedSquares:
+        return WeightedSquares(data[views], np.ones_like(data[views]))
+
     request = GridRequest(24, 1.2 * reach, (0.0, 0.0), 2.0)
-    domain = prepare(projections, WeightedSquares(data, np.ones_like(data)), request, analytic)
+    domain = prepare(projections, likelihood, request, analytic)
     assert domain.outer is not None
     values, grid = domain.outer
     outside = beyond(grid, reach)
@@ -43,5 +46,5 @@ def test_what_lies_beside_the_scan_field_is_not_taken_off_the_rays():
     # The body fills the detector: the lattice is 1.25 × 1.2 reaches wide, which leaves 1 − 1.5²/π = 0.28 of the circle.
     assert abs((values[:, ~outside] == 0.5).mean() - 0.28) < 0.03
     wide = replace(request, field_of_view_mm=2.4 * reach)
-    domain = prepare(projections, WeightedSquares(data, np.ones_like(data)), wide, analytic)
+    domain = prepare(projections, likelihood, wide, analytic)
     assert not domain.start[:, beyond(domain.lattice.grid, reach)].any()

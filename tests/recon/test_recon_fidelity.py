@@ -7,7 +7,7 @@ from scipy.stats import poisson
 
 from lampyris.model import InputError, Quanta
 from lampyris.recon.iterative import fidelity as fidelities
-from lampyris.recon.iterative.fidelity import FAR, ShiftedPoisson, WeightedSquares, expected_weights
+from lampyris.recon.iterative.fidelity import FAR, ShiftedPoisson, WeightedSquares, expected_squares, expected_weights
 
 SHAPE = (5, 3, 7)
 EVERY = slice(None)
@@ -260,6 +260,24 @@ def test_averaged_weights_do_not_show_the_blocks_that_they_were_made_in(rng, mon
     for v, r, c in places[:: len(places) // 40]:
         near = around[v : v + 3, r : r + 3, c : c + 7]
         assert whole[v, r, c] == pytest.approx(near[near > 0].mean(), rel=1e-5)
+
+
+def test_averaged_weights_of_some_views_are_those_of_the_whole_scan(rng):
+    """A slab asks for its own views alone; their neighbours beside them count nevertheless."""
+    weights = rng.random((11, 5, 13), dtype=np.float32)
+    integrals = rng.random(weights.shape, dtype=np.float32)
+    whole, likelihood = expected_weights(weights), expected_squares(integrals, weights)
+    for views in (slice(0, 4), slice(3, 8), slice(6, 11), slice(0, 11)):
+        slab = likelihood(views)
+        np.testing.assert_allclose(slab.weights, whole[views], rtol=1e-5)
+        np.testing.assert_array_equal(slab.integrals, integrals[views])
+
+
+def test_a_bad_weight_is_refused_before_any_slab_is_begun():
+    weights = np.ones((11, 4, 13), np.float32)
+    weights[10, 2, 6] = np.nan
+    with pytest.raises(InputError, match="weights are negative, NaN or infinite"):
+        expected_squares(np.ones_like(weights), weights)
 
 
 @pytest.mark.parametrize("bad", [np.nan, -1.0])

@@ -86,8 +86,11 @@ def image(projections, method=QUICK, request=SMALL, **options):
 
 
 def domain_of(projections, request=SMALL, **options):
-    fidelity = WeightedSquares(projections.integrals, projections.weights)
-    return prepare(projections, fidelity, request, analytic(projections), **options)
+
+    def likelihood(views):
+        return WeightedSquares(projections.integrals[views], projections.weights[views])
+
+    return prepare(projections, likelihood, request, analytic(projections), **options)
 
 
 def hu(values):

@@ -12,7 +12,7 @@ from lampyris.phantom.shapes import Cylinder
 from lampyris.recon import reconstruct
 from lampyris.recon.iterative import plug_and_play
 from lampyris.recon.iterative.domain import prepare
-from lampyris.recon.iterative.fidelity import WeightedSquares, expected_weights
+from lampyris.recon.iterative.fidelity import expected_squares
 from lampyris.recon.learned import denoiser
 
 WATER = 0.0193
@@ -103,7 +103,7 @@ def image(projections, noise_hu, method=NAMED, **options):
 
 def left_of(blob_hu, projections, noise_hu, method):
     """(AᵀWA + R)⁻¹ R b by conjugate gradients: what the minimum keeps of b, as the problem is linear."""
-    data = WeightedSquares(projections.integrals, expected_weights(projections.weights))
+    data = expected_squares(projections.integrals, projections.weights)
     domain = prepare(projections, data, SMALL, analytic(projections))
     slab = next(domain.slabs())
     trust = dict(method.settings).get("trust", plug_and_play.DEFAULTS["trust"])

@@ -18,7 +18,7 @@ from lampyris.model import Bool, Float32, Float64, Geometry, Grid, GridRequest, 
 from lampyris.projector import Projector
 from lampyris.recon.field import Circle, beyond, measured_reach, native_slice_mm, shadow
 from lampyris.recon.iterative.certainty import certainty
-from lampyris.recon.iterative.fidelity import Fidelity, Views
+from lampyris.recon.iterative.fidelity import Fidelity, Likelihood, Views
 from lampyris.recon.slices import box_taps, box_width
 
 Analytic: TypeAlias = Callable[[GridRequest], tuple[Float32, Grid]]
@@ -100,14 +100,13 @@ class Slab:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rays:
-    """A scan's fidelity for some views and rays: what lies outside the lattice is added, rays that leave it are fixed.
+    """A fidelity for some of its rays: what lies outside the lattice is added, rays that leave it are fixed.
 
     `used` (views, rows, columns) is False for rays without a say; `outside` their integrals beyond the lattice's sides.
     """
 
     whole: Fidelity
     integrals: Float32
-    views: slice
     used: Bool
     outside: Float32 | None
 
@@ -117,26 +116,20 @@ class Rays:
         return views, rows, columns
 
     def misfit(self, projected: Any, views: Views) -> float:
-        return self.whole.misfit(self._completed(projected, views), self._of_scan(views))
+        return self.whole.misfit(self._completed(projected, views), views)
 
     def slope(self, projected: Any, views: Views) -> Any:
-        found = self.whole.slope(self._completed(projected, views), self._of_scan(views))
+        found = self.whole.slope(self._completed(projected, views), views)
         return np.where(self.used[views], found, np.float32(0))
 
     def curvature(self, views: Views) -> Any:
-        return np.where(self.used[views], self.whole.curvature(self._of_scan(views)), np.float32(0))
+        return np.where(self.used[views], self.whole.curvature(views), np.float32(0))
 
     def _completed(self, projected: Any, views: Views) -> Any:
         """Integrals of the whole body; those of rays without a say are the measured ones."""
         if self.outside is not None:
             projected = projected + self.outside[views]
-        return np.where(self.used[views], projected, self.integrals[self._of_scan(views)])
-
-    def _of_scan(self, views: Views) -> Views:
-        if not isinstance(views, slice):
-            return [self.views.start + int(view) for view in views]
-        first, stop, step = views.indices(len(self.used))
-        return slice(self.views.start + first, self.views.start + stop, step)
+        return np.where(self.used[views], projected, self.integrals[views])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +137,7 @@ class Domain:
     """A scan prepared for iteration; `start` is the analytic image of `request` on `lattice.grid`, without NaN."""
 
     projections: Projections
-    fidelity: Fidelity
+    likelihood: Likelihood
     lattice: Lattice
     start: Float32
     request: GridRequest
@@ -167,7 +160,8 @@ class Domain:
         few = slice(0, None, min(CERTAINTY_VIEWS, geometry.views))
         weights = np.where(used[few], self.projections.weights[span.views][few], np.float32(0))
         kappa = certainty(projector.subset(few), weights) * np.float32(math.sqrt(min(CERTAINTY_VIEWS, geometry.views)))
-        rays = Rays(self.fidelity, self.projections.integrals, span.views, used, self._outside(geometry, grid))
+        integrals = self.projections.integrals[span.views]
+        rays = Rays(self.likelihood(span.views), integrals, used, self._outside(geometry, grid))
         return Slab(span, grid, projector, rays, kappa, self.projections.water_per_mm)
 
     def _outside(self, geometry: Geometry, grid: Grid) -> Float32 | None:
@@ -185,7 +179,7 @@ class Domain:
 
 def prepare(
     projections: Projections,
-    fidelity: Fidelity,
+    likelihood: Likelihood,
     request: GridRequest,
     analytic: Analytic,
     *,
@@ -214,7 +208,7 @@ def prepare(
     outer = _outer(projections.geometry, grid, thin_request, analytic)
     start = _placed(thin, thin_grid, lattice)
     start[:, beyond(grid, max(measured_reach(projections.geometry)))] = 0.0
-    return Domain(projections, fidelity, lattice, start, asked, spans, body, outer)
+    return Domain(projections, likelihood, lattice, start, asked, spans, body, outer)
 
 
 def rays_within(geometry: Geometry, body: Circle, ends: tuple[float, float]) -> Bool:

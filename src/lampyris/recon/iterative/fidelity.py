@@ -29,7 +29,7 @@ parabola changes has a chance of 3·10⁻⁵ a ray at the truth. Behind many ene
 the largest slope that h can have there; true to the spacing of the table's nodes, between which P is straight.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -67,6 +67,10 @@ class Fidelity(Protocol):
     def curvature(self, views: Views) -> Any:
         """Curvature of parabolas above it, (views, rows, columns), ≥ 0; 0 = the ray has no say."""
         ...
+
+
+Likelihood: TypeAlias = Callable[[slice], Fidelity]
+"""Consecutive views of a scan → the fidelity of these alone, made when a slab is at work on them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,25 +127,34 @@ WINDOW = (3, 3, 7)
 """Views, rows and columns over which weights are averaged."""
 
 
-def expected_weights(weights: Float32) -> Float32:
-    """Weights (views, rows, columns) that no longer follow the noise of their own ray: means over `WINDOW` neighbours.
+def expected_squares(integrals: Float32, weights: Float32) -> Likelihood:
+    """Weighted squares, with `expected_weights` made for the views that are asked for: no second copy of a whole scan.
+
+    Raises InputError as `WeightedSquares`, for the whole scan at once.
+    """
+    WeightedSquares(integrals, weights)
+    return lambda views: WeightedSquares(integrals[views], expected_weights(weights, views))
+
+
+def expected_weights(weights: Float32, views: slice = slice(None)) -> Float32:
+    """Weights of consecutive views that no longer follow the noise of their own ray: means over `WINDOW` neighbours.
 
     A weight taken from a noisy count is high where the count is too high, that is where the integral is too low: the
     weighted mean of rays of n quanta each is then too low by 1/n (cov(N, −ln N)/⟨N⟩). A mean over 63 rays leaves 1/63
-    of that. Rays of weight 0 stay so and count nothing. Raises InputError as `WeightedSquares`.
+    of that. Rays of weight 0 stay so and count nothing; views beside those asked for count. Raises InputError as
+    `WeightedSquares`.
     """
-    for part in _parts(weights.shape):
-        w = weights[part]
-        _refuse(np, ~(np.isfinite(w) & (w >= 0)), part, "weights are negative, NaN or infinite")
-    found = np.empty(weights.shape, np.float32)
+    begin, end, _ = views.indices(len(weights))
+    found = np.empty((end - begin, *weights.shape[1:]), np.float32)
     halo = WINDOW[0] // 2
-    for part in _parts(weights.shape):  # in blocks: copies of a whole chest's weights would not fit beside it
-        low = max(part.start - halo, 0)
-        block = weights[low : part.stop + halo]
+    for part in _parts(found.shape):  # in blocks: their copies are small
+        low = max(begin + part.start - halo, 0)
+        block = weights[low : begin + part.stop + halo]
+        _refuse(np, ~(np.isfinite(block) & (block >= 0)), part, "weights are negative, NaN or infinite")
         share = ndimage.uniform_filter((block > 0).astype(np.float32), WINDOW, mode="nearest")
         mean = ndimage.uniform_filter(block, WINDOW, mode="nearest")
         mean = np.where(block > 0, mean / np.maximum(share, np.float32(1e-6)), np.float32(0))
-        found[part] = mean[part.start - low : part.stop - low]
+        found[part] = mean[begin + part.start - low :][: part.stop - part.start]
     return found
 
 

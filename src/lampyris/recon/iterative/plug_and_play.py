@@ -18,7 +18,7 @@ import numpy as np
 
 from lampyris.model import Float32, Grid, GridRequest, Progress, Projections, RecipeError, Step
 from lampyris.recon.iterative.domain import Analytic, Domain, Lattice, prepare
-from lampyris.recon.iterative.fidelity import WeightedSquares, expected_weights
+from lampyris.recon.iterative.fidelity import expected_squares
 from lampyris.recon.iterative.priors import Anchor
 from lampyris.recon.iterative.run import Choice, Keeper, Noise, key_of, loudness, solve
 from lampyris.recon.iterative.solver import Checkpoint, Settings
@@ -89,9 +89,8 @@ def image(
     """
     plan = Plan.of(method)
     water = _water(projections)
-    domain = prepare(
-        projections, WeightedSquares(projections.integrals, expected_weights(projections.weights)), request, analytic
-    )
+    likelihood = expected_squares(projections.integrals, projections.weights)
+    domain = prepare(projections, likelihood, request, analytic)
     told = noise(domain.request, domain.lattice.image_grid)
     level = on_lattice(told, domain.lattice)
     key = key_of(projections, method, kernel, request)

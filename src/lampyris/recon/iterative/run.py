@@ -16,7 +16,7 @@ from lampyris.model import Float32, Grid, GridRequest, InputError, Progress, Pro
 from lampyris.model.arrays import canonical_json, new_digest, update_digest
 from lampyris.recon.iterative.certainty import strength as strength_of
 from lampyris.recon.iterative.domain import Analytic, Domain, Slab, prepare
-from lampyris.recon.iterative.fidelity import Fidelity, ShiftedPoisson, WeightedSquares, expected_weights
+from lampyris.recon.iterative.fidelity import Likelihood, ShiftedPoisson, expected_squares
 from lampyris.recon.iterative.priors import Prior, prior
 from lampyris.recon.iterative.solver import Checkpoint, Settings, State, ordered_subsets
 
@@ -77,13 +77,14 @@ class Choice:
         step = Step.of(self.prior.name, **{**dict(self.prior.settings), setting: share * noise_hu})
         return dataclasses.replace(self, prior=step, edge=None)
 
-    def fidelity(self, projections: Projections) -> Fidelity:
+    def fidelity(self, projections: Projections) -> Likelihood:
         """Raises InputError where the scan does not hold what the likelihood needs."""
         if self.likelihood == "pwls":
-            return WeightedSquares(projections.integrals, expected_weights(projections.weights))
+            return expected_squares(projections.integrals, projections.weights)
         if projections.quanta is None:
             raise InputError("method 'poisson' needs the counted quanta, and these projections hold none: take 'pwls'")
-        return ShiftedPoisson(projections.quanta)
+        whole = ShiftedPoisson(projections.quanta)
+        return lambda views: ShiftedPoisson(whole.quanta.of_views(views))
 
     def prior_of(self, slab: Slab) -> Prior:
         return prior(
