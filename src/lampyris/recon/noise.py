@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from lampyris.model import (
@@ -56,6 +58,7 @@ LINEAR_SETTINGS = {"flat_share"}
 NEIGHBOURS = 9
 """Columns over which the mean count is taken, of which added noise depends."""
 BATCH_VIEWS, COLUMNS = 64, 16
+FOURTH_DIFFERENCE = (1, -4, 6, -4, 1)
 
 
 class Reconstruct(Protocol):
@@ -124,19 +127,15 @@ def shaken(projections: Projections) -> Projections:
             f"{geometry.views} views of {cycle} focal spots: noise needs at least {FEWEST_VIEWS} views to each spot"
         )
     sign = np.where(np.random.default_rng(SIGNS).random(geometry.views) < 0.5, -1.0, 1.0).astype(np.float32)
-    result = np.array(integrals)
+    sign *= np.float32(SHAKE / np.sqrt(70.0))
+    result = np.empty(geometry.shape, np.float32)
     for spot in range(cycle):
         mine = np.arange(spot, geometry.views, cycle)
         middle = np.clip(np.arange(len(mine)), 2, len(mine) - 3)
         for first in range(0, len(mine), BATCH_VIEWS):
-            at = middle[first : first + BATCH_VIEWS]
-            difference = 6 * integrals[mine[at]]
-            for step, share in ((1, -4), (2, 1)):
-                difference += np.float32(share) * (integrals[mine[at - step]] + integrals[mine[at + step]])
-            bound = _bounds(difference)
-            np.clip(difference, -bound, bound, out=difference)
-            views = mine[first : first + BATCH_VIEWS]
-            result[views] += (sign[views] * np.float32(SHAKE / np.sqrt(70.0)))[:, None, None] * difference
+            batch = slice(first, first + BATCH_VIEWS)
+            beside = mine[middle[batch, None] + np.arange(-2, 3)]
+            _shake(integrals, mine[batch], beside, _bounds(integrals, beside), sign, result)
     return Projections(
         result,
         np.broadcast_to(np.float32(1), result.shape),
@@ -147,19 +146,36 @@ def shaken(projections: Projections) -> Projections:
     )
 
 
-def _bounds(difference: Float32) -> Float32:
+def _bounds(integrals: Float32, beside: NDArray[np.int64]) -> Float32:
     """Four standard deviations of each column (columns,), as the median of its neighbourhood in these views tells them.
 
-    Beyond are edges of the object that move by about a cell from view to view.
+    `beside` (views, 5): every view of the batch between the two before and the two after it. Beyond the bounds are
+    edges of the object that move by about a cell from view to view.
     """
-    _, rows, columns = difference.shape
-    chunks = -(-columns // COLUMNS)
-    some = np.abs(difference[::4, :: max(1, rows // 8)])
+    _, rows, columns = integrals.shape
+    some = integrals[:, :: max(1, rows // 8)]
+    far = np.abs(sum(np.float32(share) * some[beside[::4, i]] for i, share in enumerate(FOURTH_DIFFERENCE)))
     bound = np.zeros(columns, np.float32)
-    for chunk in range(chunks):
+    for chunk in range(-(-columns // COLUMNS)):
         part = slice(chunk * COLUMNS, (chunk + 1) * COLUMNS)
-        bound[part] = 4.0 * np.median(some[..., part]) / np.sqrt(NORMAL_MEDIAN_SQUARE)
+        bound[part] = 4.0 * np.median(far[..., part]) / np.sqrt(NORMAL_MEDIAN_SQUARE)
     return bound
+
+
+@nb.njit(parallel=True, cache=True)
+def _shake(integrals, views, beside, bound, sign, result):  # type: ignore[no-untyped-def]
+    """result[view] = integrals[view] + sign[view] · its fourth difference, held within ± bound of each column."""
+    _, rows, columns = integrals.shape
+    for i in nb.prange(len(views)):
+        view = views[i]
+        a, b, c, d, e = beside[i]
+        for r in range(rows):
+            for k in range(columns):
+                outer = integrals[a, r, k] + integrals[e, r, k]
+                inner = integrals[b, r, k] + integrals[d, r, k]
+                difference = np.float32(6) * integrals[c, r, k] - np.float32(4) * inner + outer
+                held = min(max(difference, -bound[k]), bound[k])
+                result[view, r, k] = integrals[view, r, k] + sign[view] * held
 
 
 def perturbed(projections: Projections, rng: np.random.Generator, *, share: float) -> Projections:
