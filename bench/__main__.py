@@ -79,7 +79,8 @@ def _head() -> list[str]:
     return [
         f"Machine: {model}, {os.cpu_count()} processors, {THREADS} threads a case; Python {platform.python_version()}.",
         f"Commit: {commit.stdout.strip()}{' with changes' if dirty.stdout.strip() else ''}. Versions: {versions}.",
-        "Median of three after a warm-up (one where a call takes over 20 s); every case in its own process.",
+        "Every case in its own process: median of three after a first call. A first call of over two minutes is the"
+        " only one; what it compiled is in its time.",
     ]
 
 

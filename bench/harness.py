@@ -74,7 +74,7 @@ def main(case: str) -> None:
     score = prepared[2] if len(prepared) > 2 else None
     warm = _timed(work)
     first, _, result = warm
-    repeats = 3 if first < 20 else 1 if first < LONG_S else 0
+    repeats = 3 if first < LONG_S else 0
     times = [_timed(work) for _ in range(repeats)] or [warm]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     outcome = Result(
