@@ -115,28 +115,38 @@ def box_taps(width_mm: float, step_mm: float) -> Float64:
 
 
 def average_slabs(
-    plan: SlicePlan, field: Field, thin: Callable[[Grid], Float32], progress: Progress, begun: float = 0.0
+    plan: SlicePlan,
+    field: Field,
+    thin: Callable[[Grid, Progress], Float32],
+    progress: Progress,
+    *,
+    most: int | None = None,
 ) -> Float32:
-    """All slices (slices, matrix, matrix): `thin(grid)` images one slab after the other, which are averaged.
+    """All slices (slices, matrix, matrix): `thin(grid, progress)` images slab after slab, which are averaged.
 
-    `progress` runs from `begun` to 1.
+    A slab has at most `SLAB_BYTES`, and at most `most` thin slices; each slab's progress goes into the whole's.
     """
     values = np.empty((plan.slices, field.matrix, field.matrix), np.float32)
     taps = plan.taps.astype(np.float32)
-    for start, stop in _slabs(plan, field):
+    for start, stop in _slabs(plan, field, most):
         count = (stop - start - 1) * plan.stride + len(taps)
-        image = thin(plan.thin_grid(field, start * plan.stride, count))
+
+        def within(done: float, start: int = start, stop: int = stop) -> None:
+            progress((start + done * (stop - start)) / plan.slices)
+
+        image = thin(plan.thin_grid(field, start * plan.stride, count), within)
         if len(taps) == 1:
             values[start:stop] = image[:: plan.stride]
         else:
             for i in range(stop - start):
                 values[start + i] = np.tensordot(taps, image[i * plan.stride : i * plan.stride + len(taps)], 1)
-        progress(begun + (1 - begun) * stop / plan.slices)
+        progress(stop / plan.slices)
     return values
 
 
-def _slabs(plan: SlicePlan, field: Field) -> Iterator[tuple[int, int]]:
+def _slabs(plan: SlicePlan, field: Field, most: int | None) -> Iterator[tuple[int, int]]:
     thin = max(1, SLAB_BYTES // (4 * field.matrix**2))
+    thin = thin if most is None else min(thin, most)
     each = max(1, (thin - len(plan.taps)) // plan.stride + 1)
     parts = -(-plan.slices // each)
     bounds = np.linspace(0, plan.slices, parts + 1).astype(int)

@@ -60,7 +60,7 @@ def image(
     continuation = gantry.columns // 4 if seen.truncated > TRUNCATED_VIEWS else 0
     filtering = prepare(orbit, kernel, seen.body, reach, continuation)
 
-    def thin(grid: Grid) -> Float32:
+    def thin(grid: Grid, _progress: Progress) -> Float32:
         extra = _rows_missing(orbit, field, grid, axial_mm)
         return filter_and_backproject(integrals, geometry, grid, filtering, extra)
 

@@ -6,7 +6,7 @@ Stierstorfer, Rauscher, Boese, Bruder, Schaller, Flohr 2004 (Phys. Med. Biol. 49
 spot enter as further measurements of the same direction: what each undersamples cancels in the mean.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,17 +16,20 @@ from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.analytic.filtering import RampFilter, filter_rows, ramp_filter
 from lampyris.recon.analytic.rebinning import Fan, Resampling, fans, resample, resampling, spots, theta_range
 from lampyris.recon.analytic.redundancy import FULL_TURN, coverage_rad, half_fan
-from lampyris.recon.field import Circle, choose_field, measured_reach, shadow
+from lampyris.recon.field import Circle, Field, choose_field, measured_reach, shadow
 from lampyris.recon.kernels import Kernel
 from lampyris.recon.slices import Coverage, average_slabs, plan_slices
 
 FLAT_SHARE = 0.6
 BATCH_BYTES = 64 * 2**20
 """Cone-parallel views made and filtered at a time."""
+DATA_BYTES = 3 * 2**29
+"""Filtered views held at once. A longer helix is filtered in parts, the turns between two of them twice: of a chest of
+600 mm, 64 rows and pitch 1 about half as much again of a tenth of the work."""
+FILTERED = 0.15
+"""Share of a slab's work, as progress tells it, that is done when backprojection begins."""
 UNEVEN_ROWS = 0.1
 """How far, in rows, the table may lie from an even feed."""
-PREPARED = 0.25
-"""Share of the work, as progress tells it, that is done when backprojection begins."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,16 +63,64 @@ def image(
     slices = plan_slices(request, orbit.gantry.row_at_isocentre_mm, Coverage(covered, covered))
     ramp = ramp_filter(plan.scan.shape[3], plan.scan.xi_step_mm, kernel)
     continuation = plan.scan.shape[3] // 4 if seen.truncated > TRUNCATED_VIEWS else 0
-    data = ConeParallelData(plan.scan, row_weight(orbit.gantry.rows, flat_share))
-    _fill(data, projections.integrals, plan, ramp, continuation)
-    progress(PREPARED)
+    weight = row_weight(orbit.gantry.rows, flat_share)
+    prepared: dict[tuple[int, int], ConeParallelData] = {}
 
-    def thin(grid: Grid) -> Float32:
-        found = backproject_helical(data, grid)
+    def thin(grid: Grid, progress: Progress) -> Float32:
+        views = turns_reaching(plan.scan, grid)
+        if views not in prepared:
+            prepared.clear()
+            prepared[views] = _filled(projections.integrals, plan, views, weight, ramp, continuation)
+            progress(FILTERED)
+        found = backproject_helical(
+            prepared[views], grid, progress=lambda done: progress(FILTERED + (1 - FILTERED) * done)
+        )
         found.values[found.seen < found.half_turn] = np.nan
         return found.values
 
-    return average_slabs(slices, field, thin, progress, PREPARED), slices.grid(field)
+    most = thin_slices_at_once(plan.scan, field, slices.thin_step_mm)
+    return average_slabs(slices, field, thin, progress, most=most), slices.grid(field)
+
+
+def turns_reaching(scan: ConeParallelScan, grid: Grid) -> tuple[int, int]:
+    """First view and the one past the last of the whole turns, counted from the scan's start, that see the grid.
+
+    Beginning with a turn, a part has the angles of the whole. A scan of up to `DATA_BYTES` is taken whole.
+    """
+    _, views, rows, columns = scan.shape
+    if 4 * scan.shape[0] * views * rows * columns <= DATA_BYTES:
+        return 0, views
+    corners = [grid.position_mm((0, r, c)) for r in (0, grid.shape[1] - 1) for c in (0, grid.shape[2] - 1)]
+    reach = _reach_mm(scan, max(float(np.hypot(p[0], p[2])) for p in corners))
+    low = float(grid.first_voxel_mm[1]) - reach
+    high = low + (grid.shape[0] - 1) * grid.spacing_mm[0] + 2 * reach
+    meets = np.flatnonzero((scan.axial_mm >= low) & (scan.axial_mm <= high))
+    if not len(meets):
+        return 0, views
+    turn = 2 * scan.half_turn
+    first = int(meets[0]) // turn * turn
+    return min(first, max(0, (views - scan.half_turn) // turn * turn)), max(int(meets[-1]) + 1, first + scan.half_turn)
+
+
+def thin_slices_at_once(scan: ConeParallelScan, field: Field, step_mm: float) -> int:
+    """How many slices, `step_mm` apart, the turns of `DATA_BYTES` reach; at least those of one turn's feed."""
+    spots, views, rows, columns = scan.shape
+    turn_bytes = 8 * spots * scan.half_turn * rows * columns
+    feed = 2 * np.pi * abs(scan.feed_mm_per_rad)
+    if 4 * spots * views * rows * columns <= DATA_BYTES or feed == 0:
+        return max(1, views)
+    radius = float(np.hypot(*field.centre_mm)) + field.side_mm / np.sqrt(2)
+    kept = (DATA_BYTES / turn_bytes - 1) * feed - 2 * _reach_mm(scan, radius)
+    return max(1, int(max(kept, feed) / step_mm))
+
+
+def _reach_mm(scan: ConeParallelScan, radius_mm: float) -> float:
+    """How far along y from the table's position a view sees voxels up to `radius_mm` from the axis, at most."""
+    lowest = scan.first_row_mm - scan.spot_axial_mm - scan.row_mm
+    half_height = float(np.abs(np.stack([lowest, lowest + (scan.rows + 1) * scan.row_mm])).max())
+    magnified = float(((scan.ahead_mm + radius_mm) / scan.cell_mm).max())
+    lag = abs(scan.feed_mm_per_rad) * float(np.abs(scan.lag_rad).max())
+    return half_height * magnified + lag + float(np.abs(scan.spot_axial_mm).max())
 
 
 def row_weight(rows: int, flat_share: float) -> Float32:
@@ -177,15 +228,20 @@ def _cosine(scan: ConeParallelScan, spot: int) -> Float32:
     return np.asarray(1 / np.sqrt(1 + (height[:, None] / scan.cell_mm[spot][None, :]) ** 2), np.float32)
 
 
-def _fill(data: ConeParallelData, integrals: Float32, plan: _Plan, ramp: RampFilter, continuation: int) -> None:
-    """Rebin and filter every fan, batch by batch."""
-    _, views, rows, columns = plan.scan.shape
+def _filled(
+    integrals: Float32, plan: _Plan, views: tuple[int, int], weight: Float32, ramp: RampFilter, continuation: int
+) -> ConeParallelData:
+    """The cone-parallel views from one to the other, rebinned and filtered batch by batch."""
+    begin, end = views
+    data = ConeParallelData(replace(plan.scan, axial_mm=plan.scan.axial_mm[begin:end]), weight)
+    _, _, rows, columns = plan.scan.shape
     batch = max(1, BATCH_BYTES // (4 * rows * columns))
     for i, where in enumerate(plan.where):
-        for first in range(0, views, batch):
-            parallel = resample(integrals, where, slice(first, first + batch))
+        for first in range(begin, end, batch):
+            parallel = resample(integrals, where, slice(first, min(first + batch, end)))
             filter_rows(parallel, ramp, weights=(plan.cosine[i],), continuation=continuation, out=parallel)
-            data.store(parallel, first, i)
+            data.store(parallel, first - begin, i)
+    return data
 
 
 def even_feed(orbit: Orbit) -> tuple[float, float]:
