@@ -31,7 +31,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
      ("recipes:helical_routine", "recipes:helical_swift")),
     ("Recipes, axial, 24 rows × 768 views, 12 slices of 512², reconstruct station",
      ("recipes:axial_pair", "recipes:axial_routine", "recipes:axial_model", "recipes:axial_micro")),
-    ("A chest of 600 slices of 512², 64 rows, one pass of weighted least squares",
+    ("A chest of 600 slices of 512², 64 rows, 1152 views a turn, `model` with one pass, reconstruct station",
      ("recipes:chest",)),
 )  # fmt: skip
 SLOW = {
