@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from bench.dose.scenes import MAS, names, scene
 EVIDENCE = Path("docs/evidence")
 MAIN = ("abdomen", "thorax")
 """Scenes whose error is split, over all doses and seeds."""
+SHARP = ("routine-lung", 1.0)
+"""The sharp kernel at full dose, shown beside."""
 NEW = ("pelvis", "large", "child", "neck")
 """Scenes beyond what the learned prior knows, one seed at the lowest dose."""
 
@@ -58,7 +61,9 @@ def make(scenes: tuple[str, ...], scope: tables.Scope) -> None:
 def of_scene(name: str, scope: tables.Scope) -> tables.Scope:
     """What is made of a scene: all doses and methods in the abdomen, `model` too where nothing was trained on."""
     if name == "abdomen":
-        return scope
+        return replace(scope, besides=(SHARP,))
+    if name == "thorax":
+        return replace(scope.lowest().without("tv", "model"), besides=(SHARP, ("micro-lung", min(scope.doses))))
     return scope.lowest().without("tv") if name in NEW else scope.lowest().without("tv", "model")
 
 

@@ -12,7 +12,7 @@ from lampyris.quality.tasks.organs import OrganBias
 
 FULL = ("routine", 1.0)
 """Method and dose that everything is compared with."""
-ONCE = ("tv", "model")
+ONCE = ("tv", "model", "micro-lung")
 """What `micro` is compared with at the lowest dose, one seed."""
 
 
@@ -23,6 +23,8 @@ class Scope:
     methods: tuple[str, ...] = ("routine", "swift", "tv", "model", "micro")
     doses: tuple[float, ...] = (0.2, 0.1)
     seeds: int = 2
+    besides: tuple[tuple[str, float], ...] = ()
+    """Methods and doses that stand beside the others in the tables of error and of tasks."""
 
     def lowest(self) -> "Scope":
         """The same at the lowest dose alone."""
@@ -34,7 +36,7 @@ class Scope:
     def cells(self) -> list[tuple[str, float]]:
         """Full-dose routine first, then every method at every low dose; the slow ones at the lowest alone."""
         low = [(method, dose) for dose in self.doses for method in self.methods]
-        return [FULL, *(cell for cell in low if cell[0] not in ONCE or cell[1] == min(self.doses))]
+        return [FULL, *self.besides, *(cell for cell in low if cell[0] not in ONCE or cell[1] == min(self.doses))]
 
     def seeds_of(self, method: str) -> int:
         return 1 if method in ONCE else self.seeds
