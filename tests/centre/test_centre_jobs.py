@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from obstore.exceptions import BaseError
 
 from lampyris.centre.jobs import queue, retention
 from lampyris.centre.jobs.reconstruct import keep
@@ -107,10 +108,31 @@ def test_what_may_pass_is_tried_three_times_and_then_fails(site, worked, rows):
         assert (status["state"], status["reason"]["code"]) == ("queued", "MACHINE_STORAGE")
         assert rows("SELECT attempts FROM scan") == [(attempt,)]
         due_now(rows)
-    worked(fails(OSError(28, "No space left on device")))
+    worked(fails(OSError(5, "Input/output error")))
     status = site.state(manifest.scan)
     assert (status["state"], status["reason"]["code"]) == ("failed", "MACHINE_STORAGE")
     assert "after 3 tries" in status["reason"]["message"]
+
+
+def full_in_words() -> StorageError:
+    """As the store's library tells of a full disk."""
+    error = StorageError("an object of 5 bytes cannot be stored: is the disk full?")
+    error.__cause__ = BaseError("Generic LocalFileSystem error: No space left on device (os error 28)")
+    return error
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(122, "Quota"), full_in_words()])
+def test_a_full_disk_costs_no_try_and_the_scan_goes_on_when_there_is_room(site, worked, rows, settings, error):
+    manifest = site.send(PIECES)
+    for _ in range(5):
+        worked(fails(error))
+        status = site.state(manifest.scan)
+        assert (status["state"], status["reason"]["code"]) == ("queued", "MACHINE_FULL")
+        assert "free some space" in status["reason"]["message"]
+        assert rows("SELECT attempts FROM scan") == [(0,)]
+        due_now(rows)
+    worked(makes(settings))
+    assert (site.state(manifest.scan)["state"], site.state(manifest.scan)["reason"]) == ("done", None)
 
 
 def test_a_scan_that_passes_at_its_second_try_is_done(site, worked, rows, settings):
@@ -315,9 +337,12 @@ def test_what_was_kept_long_enough_is_deleted_and_nothing_else(site, worked, ins
 
 
 def test_a_scan_is_forgotten_when_that_is_asked_for(site, worked, inside, settings, rows):
+    """Also what was half written when a process was killed, of which the store's library says nothing."""
     manifest, running = site.send(PIECES), site.manifest(PIECES)
     site.open(running)
     worked(makes(settings))
+    (chunk,) = (settings.folder / "objects" / "raw").rglob(manifest.parts[0].chunks[0].digest)
+    chunk.with_name(f"{chunk.name}#1").write_bytes(PIECES[0][:10])
 
     async def forget(centre):
         async with centre.pool.connection() as connection:

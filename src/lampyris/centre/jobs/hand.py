@@ -4,8 +4,10 @@ Kernels hold Python's lock for as long as they run, minutes at times: a worker t
 and one that crashed could not say of what. So the worker only waits, and this process may die.
 """
 
+import errno
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from typing import Any, TypeAlias
 import structlog
 
 from lampyris.centre.jobs.card import VISIBLE, Card
-from lampyris.centre.jobs.queue import DiedError, Work
+from lampyris.centre.jobs.queue import DiedError, FullError, Work
 from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
@@ -30,6 +32,8 @@ Made: TypeAlias = tuple[list[ReturnedFile], str]
 """Files in the store, and the gate's verdict."""
 Watch: TypeAlias = Callable[[str, float], None]
 """Called with a station's name and the fraction of it that is done, as in `lampyris.path`, which is not needed here."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_IN_WORDS = re.compile(rf"os error (?:{errno.ENOSPC}|{errno.EDQUOT})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +132,26 @@ class Hand:
 
 def blamed(error: BaseException, station: str) -> LampyrisError:
     """Whose fault it is: what was raised on purpose, a machine that fails, or a mistake of ours, which is logged."""
+    if _is_full(error):
+        return FullError("a disk of the worker or of the store is full: free some space; the scan waits for it")
     if isinstance(error, LampyrisError):
         return error
     if isinstance(error, OSError):
-        return StorageError(f"the worker's disk fails ({error.strerror}): is it full?")
+        return StorageError(f"the worker's disk fails ({error.strerror})")
     if isinstance(error, MemoryError):
         return MachineError("the worker has not enough memory for this scan")
     kind = type(error).__name__
     structlog.get_logger().error("program error", kind=kind, station=station, where=where(error))
     return ProgramError(f"{kind} at station {station or 'fetch'}")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a full quota, is at the root of it; the store's library tells that in words alone."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FULL) or _FULL_IN_WORDS.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: str) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from procrastinate import App
 
 from lampyris.centre.database import Connection
-from lampyris.model import LampyrisError
+from lampyris.model import LampyrisError, StorageError
 from lampyris.transfer import PRIORITIES, ReturnedFile
 
 TASK = "reconstruct"
@@ -20,6 +20,8 @@ CHANNEL = "lampyris_scan"
 _RANGE = 1_000_000_000
 _FIRST = {"stat": 1_500_000_000, "routine": 500_000_000, "batch": -500_000_000}
 """Priority of the job whose turn is 0: within int4, every STAT is before every routine scan, these before batch."""
+_ROOM_S = 30.0
+"""After so long a scan that met a full disk looks whether there is room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ async def refuse_open(connection: Connection, number: int, code: str, reason: st
 async def again(connection: Connection, jobs: App, work: tuple[int, int], error: LampyrisError, *, tries: int) -> bool:
     """After a failure that may pass: queue the scan once more, later each time, or fail it after its tries.
 
-    `work` is (scan, job). True when it is queued again.
+    `work` is (scan, job). True when it is queued again. A try that a full disk ended does not count: the scan is not at
+    fault, and waits, with the reason for all to see, until there is room.
     """
     number, job = work
     async with connection.transaction():
@@ -154,15 +157,24 @@ async def again(connection: Connection, jobs: App, work: tuple[int, int], error:
         row = await cursor.fetchone()
         if row is None:
             return False
-        if row["attempts"] >= tries:
+        counted = not isinstance(error, FullError)
+        if counted and row["attempts"] >= tries:
             said = f"{error} (after {row['attempts']} tries)"
             await end(connection, number, job, "failed", error.code, said)
             return False
         await connection.execute(
-            "UPDATE scan SET reason_code = %s, reason = %s WHERE number = %s", (error.code, str(error), number)
+            "UPDATE scan SET reason_code = %s, reason = %s, attempts = %s WHERE number = %s",
+            (error.code, str(error), row["attempts"] - (not counted), number),
         )
-        await enqueue(connection, jobs, number, row["site"], row["priority"], delay_s=5.0 ** row["attempts"])
+        delay_s = 5.0 ** row["attempts"] if counted else _ROOM_S
+        await enqueue(connection, jobs, number, row["site"], row["priority"], delay_s=delay_s)
     return True
+
+
+class FullError(StorageError):
+    """A disk of the worker or of the store is full: nothing is wrong with the scan."""
+
+    code = "MACHINE_FULL"
 
 
 class DiedError(LampyrisError):

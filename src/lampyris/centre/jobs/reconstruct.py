@@ -4,6 +4,7 @@ Nothing here knows of states or of the database: what it raises says who is at f
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,6 +29,8 @@ from lampyris.report import Column, write_page
 from lampyris.transfer import Manifest, ReturnedFile, limits
 
 _ASSESSMENT, _PAGE = "assessment.json", "report.html"
+_FOLD, _SMALL = 64, 64 << 20
+"""What a scan may unfold to: noise cannot be packed tenfold, and 64 MiB harm nobody."""
 
 
 def lay_out(store: Store, manifest: Manifest, folder: Path) -> Path:
@@ -44,6 +47,11 @@ def lay_out(store: Store, manifest: Manifest, folder: Path) -> Path:
 def open_scan(manifest: Manifest, place: Path) -> RawScan:
     """The raw scan, with the content that the site says it has; InputError otherwise."""
     scan = raw.read(place)
+    unfolded, largest = math.prod(scan.counts.shape) * scan.counts.dtype.itemsize, _SMALL + _FOLD * manifest.size
+    if unfolded > largest:
+        raise FormatError(
+            f"{manifest.size} bytes unfold to {unfolded} bytes of counts, more than {_FOLD} times as many: a bomb?"
+        )
     if manifest.content is not None:
         if manifest.format == "lraw":
             raw.verify(place)
