@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,31 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
         yield found
     server.should_exit = True
     thread.join()
+
+
+def raw_request(site: "Site", head: str) -> socket.socket:
+    """A connection on which that was said, and nothing yet heard."""
+    url = site.client.base_url
+    connection = socket.create_connection((url.host, url.port), timeout=60)
+    connection.sendall(head.encode())
+    return connection
+
+
+def slow_put(site: "Site", scan: str, size: int, digest: str) -> socket.socket:
+    """A chunk that was announced to come on this connection."""
+    return raw_request(
+        site,
+        f"PUT /v1/scans/{scan}/chunks/{digest} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\n"
+        f"Content-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n",
+    )
+
+
+def settle(app: FastAPI, held: int) -> None:
+    """Wait until so many bodies are being received."""
+    deadline = time.monotonic() + 60
+    while app.state.gate.held != held:
+        assert time.monotonic() < deadline, app.state.gate.held
+        time.sleep(0.01)
 
 
 class Site:

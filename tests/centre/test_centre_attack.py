@@ -2,11 +2,11 @@
 
 import json
 import re
-import socket
 import threading
 import time
 from pathlib import Path
 
+from centre_site import raw_request, settle, slow_put
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -47,7 +47,9 @@ def test_paths_that_lead_elsewhere_are_refused(site):
 
 def test_wrong_methods_and_media_types_are_refused(site):
     manifest = site.manifest([PIECE])
-    refused(site.ask("DELETE", "/scans"))
+    answer = site.ask("DELETE", "/scans")
+    refused(answer)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, POST")
     refused(site.ask("POST", "/scans", kind="text/plain", content=manifest.skeleton().to_json()))
     refused(site.ask("POST", "/enrolments", content="{}"))
     site.open(manifest)
@@ -79,34 +81,11 @@ def test_bodies_that_are_too_long_are_refused_before_they_are_read(site):
     assert (answer.status_code, answer.json()["code"]) == (411, "LENGTH")
 
 
-def raw_request(site, head: str) -> socket.socket:
-    url = site.client.base_url
-    connection = socket.create_connection((url.host, url.port), timeout=10)
-    connection.sendall(head.encode())
-    return connection
-
-
-def slow_put(site, scan: str, size: int) -> socket.socket:
-    return raw_request(
-        site,
-        f"PUT /v1/scans/{scan}/chunks/{D} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {site.token}\r\n"
-        f"Content-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n",
-    )
-
-
-def settle(app, held: int) -> None:
-    """Wait until so many bodies are being received."""
-    deadline = time.monotonic() + 10
-    while app.state.gate.held != held:
-        assert time.monotonic() < deadline, app.state.gate.held
-        time.sleep(0.01)
-
-
 def test_a_body_that_stands_still_is_ended_and_gives_its_place_back(site, app, monkeypatch):
     monkeypatch.setattr(bodies, "IDLE_S", 0.3)
     manifest = site.manifest([PIECE])
     site.open(manifest)
-    with slow_put(site, manifest.scan, 1000) as connection:
+    with slow_put(site, manifest.scan, 1000, D) as connection:
         connection.sendall(b"x")
         assert b" 408 " in connection.recv(4096).splitlines()[0]
     assert app.state.gate.held == 0
@@ -116,7 +95,7 @@ def test_a_body_that_stands_still_is_ended_and_gives_its_place_back(site, app, m
 def test_a_body_that_ends_early_leaves_nothing(site, app, settings):
     manifest = site.manifest([PIECE])
     site.open(manifest)
-    with slow_put(site, manifest.scan, 1000) as connection:
+    with slow_put(site, manifest.scan, 1000, D) as connection:
         connection.sendall(b"x" * 10)
     settle(app, 0)
     assert not [path for path in (settings.folder / "objects").rglob("*") if path.is_file()]
@@ -127,7 +106,7 @@ def test_many_slow_bodies_leave_room_for_stat(site, other, app):
     slow, urgent = site.manifest([PIECE]), other.manifest([PIECE], priority="stat")
     site.open(slow)
     other.open(urgent)
-    held = [slow_put(site, slow.scan, 1000) for _ in range(4)]
+    held = [slow_put(site, slow.scan, 1000, D) for _ in range(4)]
     try:
         settle(app, 4)
         answer = site.put(slow.scan, PIECE)

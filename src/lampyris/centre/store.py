@@ -4,6 +4,7 @@ A key says what its bytes are, so writing twice changes nothing and no condition
 """
 
 import asyncio
+import contextlib
 import hashlib
 import mmap
 import secrets
@@ -117,6 +118,9 @@ class Store:
             keys = [one["path"] for page in obstore.list(self.store, prefix + "/") for one in page]
             for at in range(0, len(keys), _DELETE_AT_ONCE):
                 obstore.delete(self.store, keys[at : at + _DELETE_AT_ONCE])
+            if self.folder is not None:  # with what a killed process was writing, which the library does not list
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(self.folder / prefix)
         except (OSError, BaseError) as error:
             raise StorageError(f"objects cannot be deleted ({type(error).__name__})") from error
         return len(keys)

@@ -24,7 +24,7 @@ STUDY = {
     "PatientID": re.compile(r"[0-9A-Za-z.-]{1,64}"),
     "PatientSex": re.compile(r"[MFO]"),
     "PatientAge": re.compile(r"[0-9]{3}[DWMY]"),
-    "StudyInstanceUID": re.compile(r"(?=.{1,64}\Z)[0-2](?:\.(?:0|[1-9][0-9]*))+"),
+    "StudyInstanceUID": re.compile(r"(?=.{1,64}$)[0-2](?:\.(?:0|[1-9][0-9]*))+"),
     "AccessionNumber": re.compile(r"[0-9A-Za-z.-]{1,16}"),
 }
 """What of a study may travel in the clear: pseudonyms, sex and age; a name or a date of birth has no place to stand."""

@@ -4,8 +4,9 @@ import time
 from typing import Annotated
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Request, Security
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from lampyris.centre import access
 from lampyris.centre.access import Grant
@@ -31,13 +32,16 @@ async def centre_of(request: Request) -> Centre:
 This = Annotated[Centre, Depends(centre_of)]
 
 
-async def grant_of(request: Request, centre: This) -> Grant:
+_BEARER = HTTPBearer(auto_error=False, description="access token of POST /v1/token")
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+
+
+async def grant_of(request: Request, centre: This, given: _Bearer) -> Grant:
     """What the access token of a request grants; Refusal 401."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if given is None or not given.credentials:
         raise unauthorised("TOKEN", "there is no access token: Authorization: Bearer …")
     async with centre.pool.connection() as connection:
-        grant = await centre.tokens.grant_of(connection, token.strip(), int(time.time()))
+        grant = await centre.tokens.grant_of(connection, given.credentials.strip(), int(time.time()))
     scan = request.path_params.get("scan", "")
     request.state.site, request.state.scan = grant.site, scan if limits.SCAN.fullmatch(scan) else None
     return grant

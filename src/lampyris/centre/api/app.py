@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from psycopg_pool import PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lampyris import __version__
@@ -96,7 +97,7 @@ def _on_signal(action: Callable[[], None]) -> None:
         signal.signal(each, lambda *_: loop.call_soon_threadsafe(action))
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     """Every error as the protocol tells it; what is ours is logged, and nothing of it is told."""
     refused = _refusal_of(error)
     body = refused.problem.as_dict()
@@ -105,7 +106,20 @@ async def _refused(_request: Request, error: Exception) -> Response:
     headers = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
     if refused.problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if refused.problem.status == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     return JSONResponse(body, refused.problem.status, headers=headers, media_type=PROBLEMS)
+
+
+def _methods(request: Request) -> set[str]:
+    """Methods that the path of a request has."""
+    routes = [each for each in request.app.routes if isinstance(each, Route)]
+    return {
+        method
+        for route in routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _refusal_of(error: Exception) -> Refusal:

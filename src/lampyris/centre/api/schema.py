@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lampyris.transfer import PRIORITIES, STATES, limits
+from lampyris.transfer import PRIORITIES, STATES, STUDY, limits
 
 Schema = dict[str, Any]
 
@@ -45,9 +45,18 @@ MANIFEST = _object(
     format=WORD,
     priority={"enum": list(PRIORITIES)},
     recipe=WORD,
-    packing={"type": "object", "maxProperties": limits.PACKING_ENTRIES},
-    study={"type": "object"},
-    sealed=_text(maxLength=limits.SEALED_CHARACTERS),
+    packing={
+        "type": "object",
+        "maxProperties": limits.PACKING_ENTRIES,
+        "propertyNames": WORD,
+        "additionalProperties": {"anyOf": [_text(r"[\x20-\x7e]{0,128}"), {"type": "number"}, {"type": "boolean"}]},
+    },
+    study={
+        "type": "object",
+        "properties": {name: _text(form.pattern) for name, form in STUDY.items()},
+        "additionalProperties": False,
+    },
+    sealed=_text(r"[\x21-\x7e]+", maxLength=limits.SEALED_CHARACTERS),
     content=DIGEST,
     parts=PARTS,
 ) | {"additionalProperties": False}
