@@ -121,6 +121,35 @@ def test_a_full_disk_says_so_and_loses_nothing(agent_of, config, centre, drop, r
     assert only(centre.scans.values())["state"] == "queued"
 
 
+@pytest.mark.parametrize("state", ["committed", "returned"])
+def test_a_disk_that_is_full_when_the_series_comes_home_loses_nothing(
+    agent, config, centre, drop, series, state, monkeypatch
+):
+    """In the spool, and on its way from there to the PACS."""
+    drop()
+    rounds(agent, 14)
+    sent = only(centre.scans)
+    centre.reconstruct(sent, series(centre, sent))
+    while agent.spool.place(sent).state != state:
+        agent.fetch()
+
+    def fails(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fails)
+    rounds(agent, 5)
+    why = agent._patience.reasons()
+    assert any("No space left" in reason for _, reason in why.values()), why
+    assert agent.spool.place(sent).state == state
+    assert centre.acknowledged[sent] == (state == "returned")
+    assert (agent.spool.stored_bytes(sent) > 40_000) == (state == "committed")
+    monkeypatch.undo()
+    rounds(agent, 14)
+    assert centre.acknowledged[sent] == 1
+    assert {path.name for path in (config.pacs[0].folder / sent).iterdir()} == set(centre.returns[sent][1])
+    assert agent.spool.entries() == []
+
+
 def test_a_chunk_that_the_disk_changed_is_packed_again(agent, centre, drop, small_chunks):
     drop()
     while not agent.spool.having("packed"):

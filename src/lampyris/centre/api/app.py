@@ -35,6 +35,7 @@ from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
+_ROUTERS = (access.router, scans.router, watch.router)
 
 
 def application() -> FastAPI:
@@ -69,8 +70,8 @@ def create(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for each in (access.router, scans.router, watch.router):
-        app.include_router(each)
+    for router in _ROUTERS:
+        app.include_router(router)
     for kind in (Refusal, InputError, MachineError, psycopg.Error, PoolTimeout, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(Exception, _refused)
@@ -113,13 +114,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """Methods that the path of a request has."""
-    routes = [each for each in request.app.routes if isinstance(each, Route)]
-    return {
-        method
-        for route in routes
-        if route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods or ()
-    }
+    routes = [each for router in _ROUTERS for each in router.routes if isinstance(each, Route)]
+    found = [each for each in routes if each.matches(request.scope)[0] is not Match.NONE]
+    return {method for each in found for method in each.methods or ()}
 
 
 def _refusal_of(error: Exception) -> Refusal:
