@@ -20,16 +20,19 @@ from bench.link.line import CENTRE, Carried, Ends, Line, inside, lines
 from bench.link.place import Brought, Server, brought, enrolled, packed, peers
 from bench.province.page import head
 from bench.running import running
+from lampyris.site.config import CentreLink
 
 PLACE = Path("docs/evidence/link.md")
 PORT, PEERS_PORT = 8470, 8471
 LINE, SEED = Line(), 20261121
 BREAK_S = 20.0
+_SLOW = CentreLink("https://centre.example", link_mbit_per_s=LINE.mbit_per_s)
 _WAYS = (
-    "`ours`: the site's agent with a scan packed in its spool, from its start until the centre has committed.",
-    "`put`: the whole file in one PUT (httpx), begun again after a break. `tus`: tuspy to tuspyserver in pieces of",
-    "8 MiB, on where the server ended. All servers are FastAPI on granian, one process, and sync before they answer;",
-    "ours alone hashes, signs, asks a database. A gigabyte is 1000 megabytes.",
+    "`ours`: the site's agent with a scan packed in its spool, from its start until the centre has committed; chunks",
+    f"of 8 MiB, on the line of {_SLOW.chunk_bytes >> 20} as the agent cuts them for its speed. `put`: the whole file",
+    "in one PUT (httpx), begun again after a break. `tus`: tuspy to tuspyserver in pieces of 8 MiB, on where the",
+    "server ended. All servers are FastAPI on granian, one process, and sync before they answer; ours alone hashes,",
+    "signs, asks a database. A gigabyte is 1000 megabytes.",
 )
 _LOOPBACK = (
     f"No TLS; the median of {loopback.REPEATS}. Bytes that nothing makes smaller, into a folder on this disk.",
@@ -82,7 +85,7 @@ def over(congestion: str, megabytes: int, limit_s: float, broken: tuple[bool, ..
                     server, what = their, source
                     if kind.startswith("ours"):
                         server, what = our, folder / "st-anna"
-                        packed(site, what, source)
+                        packed(site, what, source, _SLOW.chunk_bytes)
                     ends.carried()
                     with breaking(ends, breaks):
                         told = brought(kind, server, what, before=at, ca=tls[0], limit_s=limit_s)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lampyris.model import StorageError
-from lampyris.site.config import ConfigError, Dicom, Folder, Stow, load, parse
+from lampyris.site.config import CentreLink, ConfigError, Dicom, Folder, Stow, load, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """
@@ -107,3 +107,12 @@ def test_the_agent_is_light():
     code = f"import sys, lampyris.cli.site; print(sorted({heavy} & set(sys.modules)), len(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.startswith("[] "), found.stdout
+
+
+@pytest.mark.parametrize(
+    ("mbit_per_s", "mebibytes"), [(0, 8), (0.1, 1), (16.7, 1), (50, 2), (100, 4), (140, 8), (1e4, 8)]
+)
+def test_a_slow_line_gets_small_chunks(mbit_per_s, mebibytes):
+    """50 Mbit/s carry 3.1 MB in half a second, of which the next power of two below is 2 MiB."""
+    link = CentreLink("https://centre.example", link_mbit_per_s=mbit_per_s)
+    assert link.chunk_bytes == mebibytes << 20

@@ -1,5 +1,6 @@
 """What goes into the spool: whole scans, arriving scans, mended scans; and what a full or failing disk does to it."""
 
+import dataclasses
 import errno
 import json
 import threading
@@ -10,7 +11,7 @@ from conftest import STUDY, rounds
 from fake_centre import FakeCentre, problem
 
 from lampyris import raw
-from lampyris.model import InputError, StorageError
+from lampyris.model import Gantry, Geometry, InputError, RawScan, StorageError
 from lampyris.site import Order, client, status
 from lampyris.site.config import Keeping
 from lampyris.site.exchange import Bucket
@@ -369,3 +370,20 @@ def test_a_failing_share_is_told_without_the_name_of_the_file(agent, drop, monke
     monkeypatch.setattr(raw, "read", fails)
     agent.take_in()
     assert agent._patience.reasons()[entry.scan][1] == "the scan cannot be read (Input/output error)"
+
+
+def test_a_scan_for_a_slow_line_is_cut_smaller(config, agent_of, tmp_path):
+    """7 Mbit/s: chunks of 1 MiB, in a scan of 2.5 MB of random counts."""
+    gantry = Gantry(541.0, 949.0, 16, 61, (1.7, 2.9), True, 2.6, 31.25)
+    geometry = Geometry.helical(gantry, views=1300, views_per_turn=41, table_feed_mm=-6.3)
+    counts = np.random.default_rng(3).integers(900, 60_000, geometry.shape, dtype=np.uint16)
+    noisy = RawScan(counts, geometry, np.full(1300, 0.3), air=np.full((1, 16, 61), 65_000.0), air_exposure_mas=0.3)
+    path = tmp_path / "noisy.lraw"
+    raw.write(noisy, path, decision=raw.Decision("lossless", "a test"))
+    agent = agent_of(dataclasses.replace(config, centre=dataclasses.replace(config.centre, link_mbit_per_s=7.0)))
+    scan, _ = agent.intake.take(path, Order("phantom"))
+    while agent.take_in():
+        pass
+    (part,) = agent.spool.parts(scan)
+    assert {chunk.size for chunk in part.chunks[:-1]} == {1 << 20}
+    assert (len(part.chunks), part.size) == (3, path.stat().st_size)

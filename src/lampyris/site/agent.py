@@ -43,7 +43,7 @@ class Agent:
         up, down = config.centre.limit_mbit_per_s * 1e6 / 8, config.centre.limit_down_mbit_per_s * 1e6 / 8
         self.link = Link(http, site, now=outside.now, rate=up, rate_down=down)
         self.intake = Intake(config, self.vault, site.enrolment.site, self.spool)
-        self._packer = Packer(self.spool)
+        self._packer = Packer(self.spool, config.centre)
         self._upload = Upload(self.spool, self.link, in_flight=config.centre.in_flight)
         self._returns = Returns(self.spool, self.link)
         self._patience = Patience(outside)

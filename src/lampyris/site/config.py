@@ -16,6 +16,7 @@ from lampyris.transfer import limits
 VERDICTS = ("pass", "look", "stop")
 Purpose: TypeAlias = Literal["clinical", "phantom", "calibration", "quality"]
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LEAST_CHUNK = 1 << 20
 _AE = re.compile(r"[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?")
 T = TypeVar("T")
 
@@ -53,6 +54,17 @@ class CentreLink:
         if not 1 <= self.in_flight < limits.IN_FLIGHT:
             # one request of the protocol's eight is left for asking after states
             raise ConfigError(f"centre.in_flight is {self.in_flight}: expected 1 … {limits.IN_FLIGHT - 1}")
+
+    @property
+    def chunk_bytes(self) -> int:
+        """How large chunks are cut: what the line carries in half a second, 1 MiB at least, a power of two.
+
+        What is in flight when the line breaks, or STAT goes first, is sent again: the slower the line, the dearer.
+        """
+        if not self.link_mbit_per_s:
+            return limits.CHUNK_BYTES
+        carried = int(self.link_mbit_per_s * 1e6 / 8 / 2)
+        return min(limits.CHUNK_BYTES, max(_LEAST_CHUNK, 1 << carried.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)

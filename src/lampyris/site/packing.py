@@ -13,9 +13,9 @@ from lampyris.model import InputError, StorageError
 from lampyris.raw import Decision
 from lampyris.raw.codec.policy import CodingName
 from lampyris.raw.container import recognises
+from lampyris.site.config import CentreLink
 from lampyris.site.intake import ARRIVING, fingerprint_of, order_of, without_names
 from lampyris.site.store import Entry, Spool
-from lampyris.transfer import limits
 
 IDLE_S = 6 * 3600.0
 """A scan that arrives and has not grown for so long will not be finished."""
@@ -26,8 +26,8 @@ AWAY_S = 7 * 86400.0
 class Packer:
     """Packs several scans by turns, so that one that still arrives keeps no other waiting. One thread steps it."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spool: Spool, link: CentreLink) -> None:
+        self._spool, self._link = spool, link
         self._work: dict[str, Iterator[bool]] = {}
 
     def step(self, entry: Entry) -> bool:
@@ -71,7 +71,7 @@ class Packer:
         elif not path.exists():
             self._missed(entry)
         content = ""
-        for data, found in _pieces(path, entry):
+        for data, found in _pieces(path, entry, self._link.chunk_bytes):
             self._spool.put_chunk(entry.scan, data)
             content = found
             yield True
@@ -93,8 +93,8 @@ class Packer:
         growing = final.with_name(final.name + ARRIVING)
         offset, seen, grown = 0, 0, self._spool.now()
         while not final.exists():
-            data = _read(growing, offset)
-            if data is not None and len(data) == limits.CHUNK_BYTES:
+            data = _read(growing, offset, self._link.chunk_bytes)
+            if data is not None and len(data) == self._link.chunk_bytes:
                 self._spool.put_chunk(entry.scan, data)
                 offset += len(data)
                 yield True
@@ -108,25 +108,25 @@ class Packer:
             yield False
 
 
-def _pieces(path: Path, entry: Entry) -> Iterator[tuple[bytes, str]]:
+def _pieces(path: Path, entry: Entry, chunk_bytes: int) -> Iterator[tuple[bytes, str]]:
     """Chunks of a packed scan, and with the last one the id of its content."""
     if recognises(path) and raw.info(path).decision is not None:
         content, offset = raw.info(path).id, 0
-        while data := _read(path, offset) or b"":
+        while data := _read(path, offset, chunk_bytes) or b"":
             yield data, content
             offset += len(data)
         return
     coding, reason = entry.coding
-    for part in raw.pack(raw.read(path), Decision(cast(CodingName, coding), reason), part_bytes=limits.CHUNK_BYTES):
+    for part in raw.pack(raw.read(path), Decision(cast(CodingName, coding), reason), part_bytes=chunk_bytes):
         yield part.content, part.scan_id
 
 
-def _read(path: Path, offset: int) -> bytes | None:
+def _read(path: Path, offset: int, size: int) -> bytes | None:
     """A chunk of a file from `offset` on, None when there is no such file."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            return file.read(limits.CHUNK_BYTES)
+            return file.read(size)
     except FileNotFoundError:
         return None
     except OSError as error:
