@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import dataclasses
 import random
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1500, help="of the scan whose ingest is measured")
     parser.add_argument("--write", action="store_true", help=f"keep the page as {PLACE}")
     chosen = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     load = Load(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Load)})
     called = " ".join(["python -m bench.province", *sys.argv[1:]])
     ingest = loopback.measured(chosen.megabytes, kinds=("ours",))["ours"]
