@@ -14,7 +14,7 @@ from lampyris import raw
 from lampyris.model import Gantry, Geometry, InputError, RawScan, StorageError
 from lampyris.site import Order, client, status
 from lampyris.site.config import Keeping
-from lampyris.site.exchange import Bucket
+from lampyris.site.exchange import Bucket, link
 from lampyris.site.store import NEXT, alone, files
 from lampyris.transfer import limits
 
@@ -98,6 +98,26 @@ def test_chunks_keep_to_the_limit(agent, centre, drop, small_chunks):
     rounds(agent, 14)
     size = len(centre.packed(only(centre.scans)))
     assert max(waited) == pytest.approx((size - 10_000) / 10_000)
+
+
+def test_returned_files_keep_to_a_limit_of_their_own(agent, centre, drop, series):
+    waited = []
+    agent.link.bucket_down = Bucket(100, clock=lambda: 0.0, sleep=waited.append)
+    drop()
+    rounds(agent, 20, until=lambda: agent.spool.having("committed"))
+    scan = only(centre.scans)
+    made = series(centre, scan)
+    centre.reconstruct(scan, made)
+    rounds(agent, 40, until=lambda: not agent.spool.entries())
+    size = sum(len(content) for content in made.values())
+    assert max(waited) == pytest.approx((size - 100) / 100)
+
+
+def test_each_direction_has_the_limit_that_its_name_says(agent_of, config, replaced, monkeypatch):
+    rates = []
+    monkeypatch.setattr(link, "Bucket", lambda rate: rates.append(rate) or Bucket(rate))
+    agent_of(replaced(config, centre=replaced(config.centre, limit_mbit_per_s=16.0, limit_down_mbit_per_s=4.0)))
+    assert rates == [2e6, 0.5e6]
 
 
 @pytest.mark.parametrize("how", ["reserve", "full"])
