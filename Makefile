@@ -34,7 +34,7 @@ bench: .venv/bench.stamp
 	$(PYTHON) -m venv .venv
 
 .venv/run.stamp: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[centre]'
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python pyproject.toml

@@ -12,14 +12,29 @@ from lampyris.cli.words import CODES
 from lampyris.cli.words import command as _command
 from lampyris.cli.words import json_option as _json
 from lampyris.cli.words import place as _place
-from lampyris.model import LampyrisError
+from lampyris.model import LampyrisError, MachineError
 from lampyris.raw import CODINGS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = parser(words[0] if words else None).parse_args(words)
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except ModuleNotFoundError as error:
+        absent = (error.name or "").partition(".")[0]
+        if absent in ("", "lampyris"):
+            raise
+        people.print(
+            f"lampyris: {absent} is not installed. Here is what a site needs, `lampyris site --help`; for all the rest:"
+            " pip install 'lampyris\\[centre]' \\[MACHINE]", style="red", soft_wrap=True,
+        )  # fmt: skip
+        return MachineError.exit_code
+
+
+def _run(words: list[str]) -> int:
+    """Run one command; ModuleNotFoundError where its packages are not installed."""
+    wanted = "site" if words[:1] == ["--version"] else words[0] if words else None
+    chosen = parser(wanted).parse_args(words)
     try:
         return int(chosen.run(chosen))
     except LampyrisError as error:
