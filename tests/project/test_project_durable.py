@@ -1,4 +1,4 @@
-"""What is laid down is there byte for byte or not at all, also where a disk does not take whole blocks past the cache."""
+"""What is laid down is there byte for byte or not at all, also where a disk does not take whole blocks past a cache."""
 
 import errno
 import os
