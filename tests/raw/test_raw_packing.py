@@ -252,6 +252,28 @@ def test_whole_turns_are_opened_before_the_scan_is_whole(scan, tmp_path, coding)
     assert views == 97
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_scan_that_is_coming_is_known_as_it_will_be(scan, tmp_path, coding):
+    """Header, and after how many bytes which views are whole: what early work is filed under."""
+    parts = packed(scan, coding)
+    whole = raw.unpack((part.content for part in parts), tmp_path / "x.lraw")
+    ends = raw.ends(tmp_path / "x.lraw")
+    assert [views for _, views in ends] == [41, 82, 97]
+    content = joined(parts)
+    for number, (size, views) in enumerate(ends):
+        (tmp_path / "some").write_bytes(content[:size])
+        coming = raw.coming(tmp_path / "some")
+        assert (coming.views, coming.ends) == (views, ends[: number + 1])
+        assert coming.scan.geometry.shape == whole.geometry.shape
+        assert raw.header_digest(coming.scan) == raw.header_digest(whole)
+        np.testing.assert_array_equal(coming.scan.counts[views - 3 : views], whole.counts[views - 3 : views])
+        (tmp_path / "some").write_bytes(content[: size - 1])
+        before = raw.coming(tmp_path / "some")
+        assert before is None if number == 0 else before.views < views
+    other = dataclasses.replace(whole, exposure_mas=whole.exposure_mas * 1.01)
+    assert raw.header_digest(other) != raw.header_digest(whole)
+
+
 @given(length=st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_beginning_is_nothing_or_whole_turns(scan, tmp_path, length):

@@ -28,8 +28,10 @@ class BadCells:
     found: dict[str, Any]
 
     @staticmethod
-    def of(scan: RawScan, beam: OpenBeam, step: Step) -> "BadCells":
+    def of(scan: RawScan, beam: OpenBeam, step: Step, *, whole: bool = True) -> "BadCells":
         """Find the cells: marked by the scanner, dead or far off in air, hot in dark, or stuck in the scan itself.
+
+        The last is asked of views all over the scan: of one that is not `whole` yet no cell is said to be stuck.
 
         Settings: `gain_range` (low, high) of net air relative to the median of its neighbourhood (0.5, 2);
         `dark_sigmas` robust standard deviations above the median dark (30); `largest_share` of bad cells (0.05).
@@ -41,7 +43,7 @@ class BadCells:
             "marked": marked,
             "gain": _odd_gain(beam, chosen["gain_range"]),
             "hot": _hot(beam.dark, chosen["dark_sigmas"]),
-            "stuck": _stuck(beam),
+            "stuck": _stuck(beam) if whole else np.zeros_like(marked),
         }
         mask = np.logical_or.reduce(list(kinds.values()))
         if mask.mean() > chosen["largest_share"]:

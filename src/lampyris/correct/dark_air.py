@@ -27,7 +27,7 @@ class OpenBeam:
     def of(scan: RawScan, step: Step, *, mends_cells: bool) -> "OpenBeam":
         """Check the calibration before any work; `mends_cells` says that dead cells will be interpolated later.
 
-        Raises CalibrationError where dark or air is missing, air is empty, or air and exposure are not of this scan.
+        Raises CalibrationError where dark or air is missing or air is empty.
         """
         settings(step)
         done = "dark_air" in scan.applied
@@ -42,7 +42,6 @@ class OpenBeam:
         air = np.ones((1, rows, columns), np.float32) if scan.air is None else scan.air
         beam = OpenBeam(scan, dark, np.asarray(air - dark, np.float32), done)
         beam._check_air(mends_cells)
-        beam._check_exposure()
         return beam
 
     @property
@@ -86,8 +85,9 @@ class OpenBeam:
                 f" {column}: mark them or put the step bad_cells into the recipe"
             )
 
-    def _check_exposure(self) -> None:
-        """The brightest cells of some views must not outshine air by more than noise can."""
+    def check_exposure(self) -> None:
+        """Raise CalibrationError where the brightest cells of views all over the scan outshine air by more than noise
+        can: then air and exposure are not of this scan."""
         scan = self.scan
         wanted = sampled_views(scan.views, 16)
         blocks = [self.block(view, view + 1) for view in wanted]

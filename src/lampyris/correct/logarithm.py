@@ -17,7 +17,8 @@ a window averages is nearly constant and a rod's shadow keeps its depth. Rays ab
 logarithm with the same bias term. Related: Hsieh 1998, Med. Phys. 25:2139.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba as nb
@@ -92,6 +93,21 @@ class Logarithm:
             integrals[starved] += guide[starved]
             self.dark += int(lost[inner].sum())
         return integrals[inner], weights[inner]
+
+    def fresh(self) -> "Logarithm":
+        """The same step that has counted nothing."""
+        return replace(self, rays=0, starved=0, negative=0, dark=0)
+
+    @property
+    def counted(self) -> list[float]:
+        """What it found, for `add`."""
+        return [self.rays, self.starved, self.negative, self.dark]
+
+    def add(self, counted: Sequence[float]) -> None:
+        """Count what the same step found in other views."""
+        rays, starved, negative, dark = (int(each) for each in counted)
+        self.rays, self.starved = self.rays + rays, self.starved + starved
+        self.negative, self.dark = self.negative + negative, self.dark + dark
 
     def record(self) -> Applied:
         return Applied.of(

@@ -11,7 +11,8 @@ grid and are part of the recipe. S is smooth: the potential is convolved in bins
 from the counts as they are, negative ones too, so that the logarithm that follows sees the noise unchanged.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -78,6 +79,20 @@ class Scatter:
     def _potential(self, through: Float32, beam: Float32) -> Float32:
         path = (-np.log(through)) ** np.float32(self.path_power)
         return np.asarray(self.ratio * beam * through ** np.float32(self.transmission_power) * path, np.float32)
+
+    def fresh(self) -> "Scatter":
+        """The same step that has met no view."""
+        return replace(self, largest=0.0, total=0.0, cells=0)
+
+    @property
+    def counted(self) -> list[float]:
+        """What it found, for `add`."""
+        return [self.largest, self.total, self.cells]
+
+    def add(self, counted: Sequence[float]) -> None:
+        """Count what the same step found in other views."""
+        largest, total, cells = counted
+        self.largest, self.total, self.cells = max(self.largest, largest), self.total + total, self.cells + int(cells)
 
     def record(self) -> Applied:
         return Applied.of(

@@ -1,6 +1,6 @@
 """The nouns of Lampyris: frozen dataclasses over numpy arrays, checked once, on creation."""
 
-from lampyris.model.arrays import Bool, Counts, Float32, Float64, Progress, silent
+from lampyris.model.arrays import Above, Bool, Counts, Float32, Float64, Progress, Shelf, silent
 from lampyris.model.assessment import Assessment, Curve, Detection, Figure, Origin, Passport
 from lampyris.model.errors import (
     CalibrationError,
@@ -25,10 +25,10 @@ from lampyris.model.study import Study
 from lampyris.model.volume import PATIENT_POSITIONS, Grid, Volume, patient_axes
 
 __all__ = [
-    "PATIENT_POSITIONS", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError", "Coding",
-    "Counts", "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64",
+    "PATIENT_POSITIONS", "Above", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError",
+    "Coding", "Counts", "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64",
     "FocalSpotShift", "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError",
     "LampyrisError", "Limit", "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError", "Progress",
-    "Projections", "Quanta", "RawScan", "Recipe", "RecipeError", "SeriesError", "Spectrum", "Step", "StorageError",
-    "Study", "Verdict", "Volume", "patient_axes", "silent",
+    "Projections", "Quanta", "RawScan", "Recipe", "RecipeError", "SeriesError", "Shelf", "Spectrum", "Step",
+    "StorageError", "Study", "Verdict", "Volume", "patient_axes", "silent",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,6 +20,40 @@ Progress: TypeAlias = Callable[[float], None]
 
 def silent(_fraction: float) -> None:
     """A progress that tells nobody."""
+
+
+class Shelf(Protocol):
+    """What was made of a scan's first views while the others were still coming: arrays by name, under what they are.
+
+    `what` tells one product of a recipe from all others, `views` how many views, from the first on, it was made of.
+    Whoever gives a shelf answers for it that what lies there is of the same views, header, recipe, program and kind of
+    machine: then it is, bit for bit, what would be made now.
+    """
+
+    def holds(self, what: str, views: int) -> bool: ...
+    def load(self, what: str, views: int) -> Mapping[str, NDArray[Any]] | None: ...
+    def keep(self, what: str, views: int, arrays: Mapping[str, NDArray[Any]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Above:
+    """A shelf for what is made of views that were made themselves: `below(n)` says of how many views the first n were.
+
+    `label` tells those views from others that the same views below become.
+    """
+
+    shelf: Shelf
+    label: str
+    below: Callable[[int], int]
+
+    def holds(self, what: str, views: int) -> bool:
+        return self.shelf.holds(f"{self.label}: {what}", self.below(views))
+
+    def load(self, what: str, views: int) -> Mapping[str, NDArray[Any]] | None:
+        return self.shelf.load(f"{self.label}: {what}", self.below(views))
+
+    def keep(self, what: str, views: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.shelf.keep(f"{self.label}: {what}", self.below(views), arrays)
 
 
 class Counts(Protocol):

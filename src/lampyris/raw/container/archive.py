@@ -141,6 +141,19 @@ def info(path: str | os.PathLike[str]) -> Info:
     )
 
 
+def ends(path: str | os.PathLike[str]) -> tuple[tuple[int, int], ...]:
+    """After how many bytes of a `.lraw` how many views are whole, as `Coming.ends` was while it arrived."""
+    return tuple(Opened(Path(path)).shard_ends())
+
+
+def header_digest(scan: RawScan) -> str:
+    """SHA-256 of all that a scan's counts are understood by: arrays and facts, type and shape of the counts.
+
+    It is the same while the scan arrives and when it is whole.
+    """
+    return str(begun(scan.arrays(), scan.facts(), scan.counts).hexdigest())
+
+
 def verify(path: str | os.PathLike[str], *, progress: Progress = silent) -> None:
     """Read every byte, compare it with its digest, decode it and compare the content with the scan's id.
 

@@ -1,9 +1,9 @@
-"""The first bytes of a packed scan → a RawScan of the turns that are whole so far, for an early image."""
+"""The first bytes of a packed scan → what of it is whole so far, for work that need not wait for the rest."""
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,46 @@ from lampyris.model import FormatError, RawScan, StorageError
 from lampyris.raw.container.bundle import BundleReader
 from lampyris.raw.container.counts_codec import bounded
 from lampyris.raw.container.facts import scan_from
-from lampyris.raw.container.opened import check_shards, check_version, coding_in, decoding, small_array, stored_counts
+from lampyris.raw.container.opened import (
+    check_shards,
+    check_version,
+    coding_in,
+    decoding,
+    small_array,
+    stored_counts,
+    whole_at,
+)
 from lampyris.raw.container.writer import ARRIVING
 from lampyris.raw.lazy import LazyCounts
 
 _COUNTS = "counts/zarr.json"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Coming:
+    """A packed scan of which some first turns are here: its header is that of all views.
+
+    `scan` has every view's geometry and exposure; its counts may be read up to view `ends[-1][1]`. `ends`: after how
+    many bytes of the file how many views are whole, one entry a turn.
+    """
+
+    scan: RawScan
+    ends: tuple[tuple[int, int], ...]
+
+    @property
+    def views(self) -> int:
+        """Views that are here, from the first on."""
+        return self.ends[-1][1]
+
+
 def arrived(path: str | os.PathLike[str]) -> RawScan | None:
-    """The scan of the whole turns in the first bytes of a packed scan, None before the first.
+    """The scan of the whole turns in the first bytes of a packed scan, None before the first; raises as `coming`."""
+    begun = coming(path)
+    return None if begun is None else _first(begun.scan, begun.views)
+
+
+def coming(path: str | os.PathLike[str]) -> Coming | None:
+    """A packed scan of which the first bytes are here, None before its first turn is.
 
     `path` holds its parts so far, from the first on, in order, under any name. The id is `ARRIVING`: what it will be is
     not known yet, and nothing is held against the digests at the end; arrays and chunks are checked by their own
@@ -39,12 +70,12 @@ def arrived(path: str | os.PathLike[str]) -> RawScan | None:
     with decoding(store.path, "metadata"):
         array = zarr.open_array(store, path="counts", mode="r", zarr_format=3)
         facts, coding = dict(head["facts"]), coding_in(array, dict(head["facts"]))
-        views = _whole_views(store, check_shards(array), array.shape[0])
-    if not views:
+        ends = whole_at(store, check_shards(array), array.shape[0])
+    if not ends:
         return None
     arrays = {each: _array(store, str(each)) for each in head["arrays"]}
     scan = scan_from(facts, arrays, stored_counts(bounded(array), store, coding), ARRIVING, name)
-    return _first(scan, views)
+    return Coming(scan, tuple(ends))
 
 
 def _head(store: BundleReader) -> dict[str, Any]:
@@ -65,14 +96,6 @@ def _array(store: BundleReader, name: str) -> np.ndarray:
     with decoding(store.path, name):
         stored = sum(store.bytes_of(key) for key in store.names() if key.startswith(f"{name}/c"))
         return small_array(zarr.open_array(store, path=name, mode="r", zarr_format=3), stored)
-
-
-def _whole_views(store: BundleReader, shard_views: int, views: int) -> int:
-    """How many views from the first on are in shards that are there."""
-    shards = 0
-    while f"counts/c/{shards}/0/0" in store.names():
-        shards += 1
-    return min(shards * shard_views, views)
 
 
 def _first(scan: RawScan, views: int) -> RawScan:

@@ -95,12 +95,8 @@ class Opened:
         return found
 
     def shard_ends(self) -> list[tuple[int, int]]:
-        """Of every shard of counts, where it ends in the file and how many views are whole there."""
-        views = self.counts.shape[0]
-        turns = range(-(-views // self.shard_views))
-        return [
-            (self.store.end_of(f"counts/c/{turn}/0/0"), min((turn + 1) * self.shard_views, views)) for turn in turns
-        ]
+        """As `whole_at`, for all views."""
+        return whole_at(self.store, self.shard_views, self.counts.shape[0])
 
     def describe(self, member: str) -> str:
         """A member's name and, for counts, the views it stands for."""
@@ -143,6 +139,22 @@ class Opened:
         wanted = -(-array.shape[0] // self.shard_views)
         if wanted != len(stored) or stored != {f"counts/c/{turn}/0/0" for turn in range(wanted)}:
             raise ValueError(f"counts of {array.shape} need {wanted} shards, the file holds {len(stored)}")
+
+
+def whole_at(store: BundleReader, shard_views: int, views: int) -> list[tuple[int, int]]:
+    """After how many bytes of the file how many views are whole, with all that they are understood by; ascending.
+
+    One entry for each shard of counts from the first on, up to the last one that is there.
+    """
+    end = max(store.end_of(name) for name in store.names() if name != ROOT and not name.startswith("counts/c/"))
+    found = []
+    for turn in range(-(-views // shard_views)):
+        name = f"counts/c/{turn}/0/0"
+        if name not in store.names():
+            break
+        end = max(end, store.end_of(name))
+        found.append((end, min((turn + 1) * shard_views, views)))
+    return found
 
 
 def coding_in(array: Any, facts: dict[str, Any]) -> Coding | None:
