@@ -100,26 +100,29 @@ def measured_reach(geometry: Geometry) -> tuple[float, float]:
     return float(-low[0]), float(high[0])
 
 
-def shadow(projections: Projections) -> Shadow:
+def shadow(projections: Projections, views: int | None = None) -> Shadow:
     """The body's circle from the edges of its shadow in up to 180 views; an empty beam gives the measured circle.
+
+    Of a scan that still arrives the first `views` are looked at, None = all.
 
     Every edge ray bounds the body by a half plane n·x ≤ h; the smallest circle (c, r) around it is the linear
     programme min r subject to h ≤ n·c + r.
     """
     geometry = projections.geometry
-    views = np.unique(np.linspace(0, geometry.views - 1, SHADOW_VIEWS).astype(int))
-    profile = median_filter(projections.integrals[views].mean(axis=1, dtype=np.float64), (1, 5))
+    chosen = np.unique(np.linspace(0, geometry.views - 1, SHADOW_VIEWS).astype(int))
+    chosen = chosen if views is None else chosen[chosen < views]
+    profile = median_filter(projections.integrals[chosen].mean(axis=1, dtype=np.float64), (1, 5))
     level = np.percentile(profile, 95)
     inside = profile > SHADOW_SHARE * level
     seen = inside.any(axis=1) & (level > 0)
     low_reach, high_reach = measured_reach(geometry)
     if not seen.any():
         return Shadow(Circle(0.0, 0.0, max(low_reach, high_reach)), 0.0)
-    views, inside = views[seen], inside[seen]
+    chosen, inside = chosen[seen], inside[seen]
     low = inside.argmax(axis=1) - 0.5
     high = geometry.columns - inside[:, ::-1].argmax(axis=1) - 0.5
-    low_normals, low_distances = edge_rays(geometry, views, low)
-    high_normals, high_distances = edge_rays(geometry, views, high)
+    low_normals, low_distances = edge_rays(geometry, chosen, low)
+    high_normals, high_distances = edge_rays(geometry, chosen, high)
     normals = np.concatenate([-low_normals, high_normals])
     support = np.concatenate([-low_distances, high_distances])
     circle = linprog(

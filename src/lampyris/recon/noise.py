@@ -21,15 +21,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lampyris.model import (
+    Above,
     Bool,
     Float32,
     Float64,
+    Geometry,
     Grid,
     GridRequest,
     InputError,
     Orbit,
     Progress,
     Projections,
+    Shelf,
     Step,
     Volume,
     silent,
@@ -65,7 +68,14 @@ class Reconstruct(Protocol):
     """An analytic reconstruction, such as `recon.reconstruct`."""
 
     def __call__(
-        self, projections: Projections, method: Step, kernel: str, grid: GridRequest, *, progress: Progress = silent
+        self,
+        projections: Projections,
+        method: Step,
+        kernel: str,
+        grid: GridRequest,
+        *,
+        progress: Progress = silent,
+        shelf: Shelf | None = None,
     ) -> Volume: ...
 
 
@@ -84,6 +94,7 @@ def deviation(
     reconstruct: Reconstruct,
     image: Volume | None = None,
     progress: Progress = silent,
+    shelf: Shelf | None = None,
 ) -> Float32:
     """Standard deviation of the analytic image at every voxel of `like`, in the image's unit, never 0.
 
@@ -91,14 +102,15 @@ def deviation(
     where there are fewer than 8 slices): noise at a point does not depend on how far the next one is. Squares are
     pooled over 1/32 of the field of view a side, as deep as it is wide, edges dropped, and interpolated. `method`,
     `kernel` and `grid` are those that made the image, `reconstruct` what made it; `image` is that image, where it is
-    there: without it the points are made a second time.
+    there: without it the points are made a second time. Points that were made while the scan arrived are taken from the
+    `shelf`.
 
     Raises InputError for fewer than 8 views to a focal spot, and what `reconstruct` raises.
     """
     points, every = _thinned(like if image is None else image.grid)
     if image is None:
         points, every = _square(like), (slice(None), slice(None), slice(None))
-    request = _request(projections, grid, points)
+    request = _request(projections.geometry, grid, points)
     begun = 0.5 if image is None else 0.0
     if image is None:
         image = reconstruct(projections, method, kernel, request, progress=lambda done: progress(done / 2))
@@ -106,7 +118,8 @@ def deviation(
     def rest(done: float) -> None:
         progress(begun + (1 - begun) * done)
 
-    again = reconstruct(shaken(projections), method, kernel, request, progress=rest)
+    above = None if shelf is None else shaken_above(shelf, projections.geometry)
+    again = reconstruct(shaken(projections), method, kernel, request, progress=rest, shelf=above)
     known = np.ones(again.grid.shape, np.bool_) if again.valid is None else again.valid
     if image.valid is not None:
         known = known & image.valid[every]
@@ -121,7 +134,7 @@ def shaken(projections: Projections) -> Projections:
     The signs are those of a fixed generator: a scan is always shaken alike.
     """
     geometry, integrals = projections.geometry, projections.integrals
-    cycle = 1 if geometry.parallel else len(spots(Orbit.of(geometry)))
+    cycle = _cycle(geometry)
     if geometry.views < FEWEST_VIEWS * cycle:
         raise InputError(
             f"{geometry.views} views of {cycle} focal spots: noise needs at least {FEWEST_VIEWS} views to each spot"
@@ -144,6 +157,36 @@ def shaken(projections: Projections) -> Projections:
         projections.spectrum,
         projections.acquisition,
     )
+
+
+def shaken_views(views: int, geometry: Geometry) -> int:
+    """How many first views of a scan `shaken` are determined by its first `views` views."""
+    cycle, total = _cycle(geometry), geometry.views
+    known = []
+    for spot in range(cycle):
+        here, mine = len(range(spot, views, cycle)), len(range(spot, total, cycle))
+        batches = (max(here - 2, 0)) // BATCH_VIEWS * BATCH_VIEWS
+        known.append(total if here == mine else spot + cycle * batches)
+    return min(known)
+
+
+def shaken_above(shelf: Shelf, geometry: Geometry) -> Shelf:
+    """A shelf for what is made of the scan `shaken`."""
+    cycle, total = _cycle(geometry), geometry.views
+
+    def below(views: int) -> int:
+        last = [0]
+        for spot in range(cycle):
+            mine, batches = len(range(spot, total, cycle)), -(-len(range(spot, views, cycle)) // BATCH_VIEWS)
+            last.append(min(spot + cycle * min(batches * BATCH_VIEWS + 1, mine - 1) + 1, total) if batches else 0)
+        return max(last)
+
+    return Above(shelf, "shaken", below)
+
+
+def _cycle(geometry: Geometry) -> int:
+    """How many views apart the focal spot stands in the same place again."""
+    return 1 if geometry.parallel else len(spots(Orbit.of(geometry)))
 
 
 def _bounds(integrals: Float32, beside: NDArray[np.int64]) -> Float32:
@@ -290,9 +333,13 @@ def _square(like: Grid) -> Grid:
     return Grid((like.shape[0], matrix, matrix), spacing, like.centre_mm - half @ like.axes, like.axes)
 
 
-def _request(projections: Projections, grid: GridRequest, points: Grid) -> GridRequest:
+def request_of_noise(geometry: Geometry, grid: GridRequest, image: Grid) -> GridRequest:
+    """The image that `deviation` asks for of a scan `shaken`, to tell the noise of one on the grid `image`."""
+    return _request(geometry, grid, _thinned(image)[0])
+
+
+def _request(geometry: Geometry, grid: GridRequest, points: Grid) -> GridRequest:
     """What to ask for, so that the voxels are these points; counted along the axis of a tilted gantry."""
-    geometry = projections.geometry
     lean = lean_of(geometry)
     rest = 0.0 if geometry.parallel else float(Orbit.of(geometry).axial_mm.mean())
     matrix = max(points.shape[1:])

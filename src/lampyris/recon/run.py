@@ -1,6 +1,6 @@
 """Projections, method, kernel and grid request → Volume in HU (1/mm where water is not known), in the gantry frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from lampyris.model import (
     Progress,
     Projections,
     RecipeError,
+    Shelf,
     Step,
     Volume,
     silent,
@@ -28,7 +29,7 @@ from lampyris.recon.iterative import plug_and_play
 from lampyris.recon.iterative import run as iterative
 from lampyris.recon.iterative.solver import Checkpoint
 from lampyris.recon.learned.denoiser import Denoiser
-from lampyris.recon.noise import deviation
+from lampyris.recon.noise import deviation, request_of_noise, shaken, shaken_above, shaken_views
 
 AIR_HU = -1000.0
 UPRIGHT_RAD = 1e-6
@@ -45,6 +46,7 @@ def reconstruct(
     *,
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
+    shelf: Shelf | None = None,
 ) -> Volume:
     """The volume that `grid` asks for, slices along y (along the tilted axis of a tilted gantry).
 
@@ -55,17 +57,17 @@ def reconstruct(
     settings stand in `iterative.run` and `iterative.plug_and_play`, and `checkpoint` keeps their state. `kernel` names
     one of `kernels.KERNELS`; iterative methods start from its image. HU = 1000·(μ − μ_w)/μ_w with the projections'
     `water_per_mm`. Voxels that the scan did not see whole (beyond the scan field; in a helix' outer slices beside the
-    body) are air, and `valid` is False there.
+    body) are air, and `valid` is False there. Slices that `ahead` put on the `shelf` are taken from there.
 
     Raises RecipeError for an unknown or unfit method, kernel or setting, GeometryError for a geometry that the method
     cannot take, InputError for slices that the scan does not cover; the message says what would do.
     """
     learned, plain = _without_denoiser(method)
     if learned is None:
-        return _image(projections, plain, kernel, grid, progress, checkpoint)
+        return _image(projections, plain, kernel, grid, progress, checkpoint, shelf)
     if projections.water_per_mm is None:
         raise RecipeError("a denoiser works in HU, and the attenuation of water is not known here: leave it out")
-    volume = _image(projections, plain, kernel, grid, lambda done: progress(0.8 * done))
+    volume = _image(projections, plain, kernel, grid, lambda done: progress(0.8 * done), shelf=shelf)
     noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=reconstruct, image=volume)
     progress(0.9)
     values = learned.denoise(volume.values, noise)
@@ -73,6 +75,61 @@ def reconstruct(
         values[~volume.valid] = AIR_HU
     progress(1.0)
     return replace(volume, values=values)
+
+
+def ahead(
+    projections: Callable[[], Projections],
+    geometry: Geometry,
+    recipe: tuple[Step, str, GridRequest],
+    views: tuple[int, int],
+    shelf: Shelf,
+) -> Iterator[tuple[int, int]]:
+    """Make the slices that the first `views[1]` views determine, and put those on the shelf that it lacks.
+
+    Those that the first `views[0]` determined were made before. `recipe` is (method, kernel, grid) of an image for
+    which `why_not_ahead` has nothing to say; `projections` are called for if there is something to make, and hold NaN
+    where views are still to come. Gives first and last (exclusive) slice of each slab made. Raises as `reconstruct`.
+    """
+    method, kernel, grid = recipe
+    _, plain = _without_denoiser(method)
+    upright = _Pose.of(geometry).upright(geometry)
+
+    def turned() -> Projections:
+        return replace(projections(), geometry=upright)
+
+    yield from helical.ahead(
+        turned, Orbit.of(upright), kernels.kernel(kernel), grid, views, shelf,
+        reach_mm=measured_reach(upright), flat_share=_flat_share(plain),
+    )  # fmt: skip
+
+
+def noise_ahead(
+    projections: Callable[[], Projections],
+    geometry: Geometry,
+    recipe: tuple[Step, str, GridRequest],
+    views: tuple[int, int],
+    shelf: Shelf,
+) -> Iterator[tuple[int, int]]:
+    """The same for the image of which `noise.deviation` tells the noise of the image that is asked for."""
+    method, kernel, grid = recipe
+    pose = _Pose.of(geometry)
+    planned = pose.back(helical.planned_grid(Orbit.of(pose.upright(geometry)), grid))
+    request = request_of_noise(geometry, grid, planned)
+    yield from ahead(
+        lambda: shaken(projections()), geometry, (method, kernel, request),
+        (shaken_views(views[0], geometry), shaken_views(views[1], geometry)), shaken_above(shelf, geometry),
+    )  # fmt: skip
+
+
+def why_not_ahead(geometry: Geometry, method: Step, grid: GridRequest) -> str | None:
+    """Why no slice can be made before all views are there; None where slices can."""
+    if method.name not in ("auto", "wfbp"):
+        return f"the method {method.name!r} needs the whole scan"
+    if geometry.parallel or np.ptp(geometry.source[:, 1]) < fdk.REST_MM:
+        return "the table is at rest: every slice needs every view"
+    if not helical.is_planned(grid):
+        return "field of view and range are chosen from the whole scan: the site did not plan the image"
+    return None
 
 
 def complete(method: Step) -> Step:
@@ -95,12 +152,13 @@ def _image(
     grid: GridRequest,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    shelf: Shelf | None = None,
 ) -> Volume:
     """The image of one method, in the scan's own pose."""
-    pose = _Pose.of(projections)
+    pose = _Pose.of(projections.geometry)
     upright = replace(projections, geometry=pose.upright(projections.geometry))
     orbit = None if upright.geometry.parallel else Orbit.of(upright.geometry)
-    scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid), checkpoint)
+    scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid), checkpoint, shelf)
     values, lattice = _METHODS[_choose(method, scan)](scan, method, progress)
     unseen = np.isnan(values) | beyond(lattice, max(measured_reach(upright.geometry)))
     water = projections.water_per_mm
@@ -136,9 +194,8 @@ class _Pose:
     origin_mm: Float64
 
     @staticmethod
-    def of(projections: Projections) -> "_Pose":
+    def of(geometry: Geometry) -> "_Pose":
         """Refuses a tilt with a moving table, which shears the scan."""
-        geometry = projections.geometry
         lean = lean_of(geometry)
         if np.abs(lean - np.eye(3)).max() < UPRIGHT_RAD:
             return _Pose(np.eye(3), np.zeros(3))
@@ -174,6 +231,7 @@ class _Scan:
     kernel: kernels.Kernel
     request: GridRequest
     checkpoint: Checkpoint | None = None
+    shelf: Shelf | None = None
 
     @property
     def rows(self) -> int:
@@ -208,10 +266,17 @@ def _fdk(scan: _Scan, _method: Step, progress: Progress) -> Image:
 
 
 def _wfbp(scan: _Scan, method: Step, progress: Progress) -> Image:
+    return helical.image(
+        scan.projections, scan.source, scan.kernel, scan.request, progress, flat_share=_flat_share(method),
+        shelf=scan.shelf,
+    )  # fmt: skip
+
+
+def _flat_share(method: Step) -> float:
     share = method.get("flat_share", helical.FLAT_SHARE)
     if not isinstance(share, int | float) or not 0 <= share < 1:
         raise RecipeError(f"wfbp flat_share is {share!r}, expected a number 0 ≤ share < 1")
-    return helical.image(scan.projections, scan.source, scan.kernel, scan.request, progress, flat_share=float(share))
+    return float(share)
 
 
 def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
@@ -254,7 +319,7 @@ def _analytic(scan: _Scan) -> Callable[[GridRequest], Image]:
     auto = Step("auto")
 
     def image(request: GridRequest) -> Image:
-        return _METHODS[_choose(auto, scan)](replace(scan, request=request), auto, silent)
+        return _METHODS[_choose(auto, scan)](replace(scan, request=request, shelf=None), auto, silent)
 
     return image
 

@@ -54,6 +54,10 @@ class SlicePlan:
         middle = self.first_mm + (self.slices - 1) / 2 * self.increment_mm
         return _grid(field, self.slices, self.increment_mm, middle)
 
+    def slab_grid(self, field: Field, start: int, stop: int) -> Grid:
+        """The lattice of the thin slices that the slices from `start` on, before `stop`, are averaged of."""
+        return self.thin_grid(field, start * self.stride, (stop - start - 1) * self.stride + len(self.taps))
+
     def thin_grid(self, field: Field, start: int, count: int) -> Grid:
         """The lattice of `count` thin slices from the one of index `start`."""
         middle = self.thin_first_mm + (start + (count - 1) / 2) * self.thin_step_mm
@@ -121,30 +125,38 @@ def average_slabs(
     progress: Progress,
     *,
     most: int | None = None,
+    ready: Callable[[int, int], Float32 | None] = lambda _start, _stop: None,
 ) -> Float32:
     """All slices (slices, matrix, matrix): `thin(grid, progress)` images slab after slab, which are averaged.
 
-    A slab has at most `SLAB_BYTES`, and at most `most` thin slices; each slab's progress goes into the whole's.
+    A slab has at most `SLAB_BYTES`, and at most `most` thin slices; each slab's progress goes into the whole's. Slices
+    [start, stop) that are `ready(start, stop)` are taken as they are.
     """
     values = np.empty((plan.slices, field.matrix, field.matrix), np.float32)
-    taps = plan.taps.astype(np.float32)
-    for start, stop in _slabs(plan, field, most):
-        count = (stop - start - 1) * plan.stride + len(taps)
+    for start, stop in slabs(plan, field, most):
 
         def within(done: float, start: int = start, stop: int = stop) -> None:
             progress((start + done * (stop - start)) / plan.slices)
 
-        image = thin(plan.thin_grid(field, start * plan.stride, count), within)
-        if len(taps) == 1:
-            values[start:stop] = image[:: plan.stride]
-        else:
-            for i in range(stop - start):
-                values[start + i] = np.tensordot(taps, image[i * plan.stride : i * plan.stride + len(taps)], 1)
+        there = ready(start, stop)
+        values[start:stop] = averaged(plan, field, (start, stop), thin, within) if there is None else there
         progress(stop / plan.slices)
     return values
 
 
-def _slabs(plan: SlicePlan, field: Field, most: int | None) -> Iterator[tuple[int, int]]:
+def averaged(
+    plan: SlicePlan, field: Field, slab: tuple[int, int], thin: Callable[[Grid, Progress], Float32], progress: Progress
+) -> Float32:
+    """The slices of one slab."""
+    image, taps = thin(plan.slab_grid(field, *slab), progress), plan.taps.astype(np.float32)
+    if len(taps) == 1:
+        return image[:: plan.stride]
+    starts = range(0, (slab[1] - slab[0]) * plan.stride, plan.stride)
+    return np.stack([np.tensordot(taps, image[first : first + len(taps)], 1) for first in starts])
+
+
+def slabs(plan: SlicePlan, field: Field, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) slice of slabs of even depth: of `SLAB_BYTES`, and of `most` thin slices, at most."""
     thin = max(1, SLAB_BYTES // (4 * field.matrix**2))
     thin = thin if most is None else min(thin, most)
     each = max(1, (thin - len(plan.taps)) // plan.stride + 1)

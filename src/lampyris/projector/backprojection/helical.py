@@ -13,6 +13,9 @@ rows that saw the voxel in one of the directions θ + kπ, from any focal spot, 
 averages are integrated over the half turn:
 
     f(x, y, z) = Δθ · Σ_{θ in half a turn} [Σ_k Σ_spots W(q)·p(θ + kπ, ±ξ, q)] / [Σ_k Σ_spots W(q)]
+
+Directions are summed in an order that is fixed in space, so that a voxel's value depends, bit for bit, on the views
+that show it and on nothing else of the scan.
 """
 
 from dataclasses import dataclass
@@ -151,13 +154,17 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
 
 
 class _Beam(NamedTuple):
-    """The lattice of rays and of voxels: x, z of the first voxel column and the steps to the next row and column."""
+    """The lattice of rays and of voxels: x, z of the first voxel column and the steps to the next row and column.
+
+    View `lowest_view`, counted modulo a turn, has the direction `lowest_angle`: the one nearest to 0 on the lattice.
+    """
 
     spots: int
     views: int
     half_turn: int
     buffers: int
-    first_angle: float
+    lowest_angle: float
+    lowest_view: int
     first_edge: float
     columns_per_mm: float
     y: float
@@ -181,8 +188,11 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
         )
     (_, row, column), first = grid.steps_mm, grid.first_voxel_mm
     spots, views, _, _ = scan.shape
+    step = np.pi / scan.half_turn
+    steps = round(scan.first_angle_rad / step)
     return _Beam(
-        spots, views, scan.half_turn, 2 + views // (2 * scan.half_turn), scan.first_angle_rad,
+        spots, views, scan.half_turn, 2 + views // (2 * scan.half_turn), scan.first_angle_rad - steps * step,
+        -steps % (2 * scan.half_turn),
         0.5 - scan.first_xi_mm / scan.xi_step_mm, 1 / scan.xi_step_mm, float(first[1]), float(first[0]),
         float(first[2]), float(row[0]), float(row[2]), float(column[0]), float(column[2]),
     )  # fmt: skip
@@ -203,7 +213,7 @@ def _band(walk, beam, rays, axial, turned, buffers, sums, tiles, top, values, se
         here, total = thread * size, thread * 2 * walk.stride
         tiles[here : here + size] = 0
         for i in range(beam.half_turn):
-            angle = beam.first_angle + i * angle_step
+            angle = beam.lowest_angle + i * angle_step
             sine, cosine = np.sin(angle), np.cos(angle)
             for row in range(top, bottom):
                 for column in range(left, right):
@@ -225,7 +235,8 @@ def _band(walk, beam, rays, axial, turned, buffers, sums, tiles, top, values, se
 
 @nb.njit(forceinline=True, cache=True, error_model="numpy")
 def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s):  # type: ignore[no-untyped-def]
-    """Add W·p and W of the views i, i + half a turn, … of all spots to the thread's two sums, for the column (ξ, s).
+    """Add W·p and W of the views of direction i, i + half a turn, … of all spots to the thread's two sums, for the
+    column (ξ, s).
 
     Views a whole turn apart differ by the table's position alone. All of them are blended before the first is read
     again: a look-up across two vectors that were just written would wait for them to reach the cache.
@@ -240,7 +251,7 @@ def _sum_views(walk, beam, rays, axial, turned, buffers, sums, thread, i, xi, s)
             row += (beam.y - travel) * rows_per_mm
             step = rows_per_mm * walk.slice_mm
             pitch = 1.0 / step
-            first = i + turned_by_pi * beam.half_turn
+            first = (beam.lowest_view + i + turned_by_pi * beam.half_turn) % (2 * beam.half_turn)
             for at, view in enumerate(range(first, beam.views, 2 * beam.half_turn)):
                 row0 = row - axial[view] * rows_per_mm
                 start, stop = reached(walk, edge, row0 + 0.5, pitch)

@@ -33,7 +33,7 @@ def ramp_filter(columns: int, sampling_mm: float, kernel: Kernel, *, fan_step_ra
     h(0) = 1/4Δ², h(n odd) = −1/(πnΔ)², 0 for even n; the sum over samples carries the factor Δ. `fan_step_rad`, the
     angle between columns, makes it the filter of an equiangular fan.
     """
-    length = int(fft.next_fast_len(2 * columns - 1, real=True))
+    length = _length(columns)
     lag = np.arange(length)
     lag = np.minimum(lag, length - lag).astype(np.float64)
     odd = lag % 2 == 1
@@ -47,6 +47,11 @@ def ramp_filter(columns: int, sampling_mm: float, kernel: Kernel, *, fan_step_ra
     frequency = np.arange(length // 2 + 1) / (length * sampling_mm)
     multipliers = fft.rfft(ramp).real * kernel.response(frequency, sampling_mm) / sampling_mm
     return RampFilter(columns, length, multipliers.astype(np.float32))
+
+
+def chunk_views(columns: int, rows: int) -> int:
+    """Views that are transformed at once: what starts at a multiple of these is filtered alike, bit for bit."""
+    return max(1, CHUNK_BYTES // (4 * _length(columns) * rows))
 
 
 def filter_rows(
@@ -65,7 +70,7 @@ def filter_rows(
     result = np.empty_like(values) if out is None else out
     views, rows, columns = values.shape
     factors = [np.broadcast_to(each, values.shape) for each in weights]
-    chunk = max(1, CHUNK_BYTES // (4 * ramp.length * rows))
+    chunk = chunk_views(columns, rows)
     workers = nb.get_num_threads()
     margin = min(continuation, (ramp.length - columns) // 2)
     fade = np.cos(np.pi / 2 * (np.arange(1, margin + 1) / (margin + 1))).astype(np.float32) ** 2
@@ -83,6 +88,11 @@ def filter_rows(
         spectrum *= ramp.multipliers
         result[part] = fft.irfft(spectrum, ramp.length, axis=-1, workers=workers, overwrite_x=True)[..., :columns]
     return result
+
+
+def _length(columns: int) -> int:
+    """Of the FFT of a row."""
+    return int(fft.next_fast_len(2 * columns - 1, real=True))
 
 
 def cosine_weights(columns_mm: Float64, rows_mm: Float64, source_mm: float, *, curved: bool) -> Float32:

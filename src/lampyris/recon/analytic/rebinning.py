@@ -8,7 +8,7 @@ spots that fly in plane are read together, as twice the columns (Kachelrieß et 
 Stierstorfer et al. 2004 (Phys. Med. Biol. 49:2209), section 2.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba as nb
 import numpy as np
@@ -86,6 +86,17 @@ def theta_range(orbit: Orbit, spot: Spot, reach_mm: float) -> tuple[float, float
     within = np.abs(spot.xi_mm) <= max(reach_mm, float(np.abs(spot.xi_mm).min()))
     phi = orbit.gantry_angle_rad[spot.views]
     return float(phi.min() + spot.theta_rad[within].max()), float(phi.max() + spot.theta_rad[within].min())
+
+
+def views_read(orbit: Orbit, found: tuple[Spot, ...], theta_rad: Float64) -> NDArray[np.int64]:
+    """Up to which view (θs,) of a scan that does not close a turn `resample` reads for each direction, exclusive."""
+    highest = np.zeros(len(theta_rad), np.int64)
+    for spot in found:
+        outermost = replace(spot, theta_rad=spot.theta_rad[[spot.theta_rad.argmin(), spot.theta_rad.argmax()]])
+        last = len(range(*spot.views.indices(orbit.views))) - 1
+        read = np.clip(np.floor(_views_of(orbit, outermost, theta_rad, wraps=False)) + 2, 0, last).max(axis=1)
+        highest = np.maximum(highest, spot.views.start + spot.views.step * read.astype(np.int64))
+    return highest + 1
 
 
 def fans(found: tuple[Spot, ...]) -> tuple[Fan, ...]:
