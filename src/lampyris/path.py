@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
 import numpy as np
 
-from lampyris import correct, dicom, quality, recon, simulate
+from lampyris import ahead, correct, dicom, quality, recon, simulate
 from lampyris.model import (
     Acquisition,
     Assessment,
@@ -28,6 +28,7 @@ from lampyris.model import (
     RawScan,
     Recipe,
     RecipeError,
+    Shelf,
     Step,
     Study,
     Volume,
@@ -69,8 +70,9 @@ class Subject:
     acquisition: Acquisition
 
 
-CONTEXT = ("progress", "checkpoint")
-"""Parameters of a station that are no data: who watches it, and where a long run leaves its state."""
+CONTEXT = ("progress", "checkpoint", "shelf")
+"""Parameters of a station that are no data: who watches it, where a long run leaves its state, and what was made of the
+scan's first views while it arrived."""
 LYING = ("PatientPosition", "DataCollectionCenterPatient", "FrameOfReferenceUID", "BodyPartExamined")
 """What a subject says of its scan; all else is the virtual scanner's to say."""
 
@@ -141,22 +143,27 @@ def run_simulate(subject: Subject, order: ScanOrder, progress: Progress) -> RawS
     return dataclasses.replace(made, acquisition=dataclasses.replace(made.acquisition, **lying), id="")
 
 
-def run_correct(scan: RawScan, recipe: Recipe, progress: Progress) -> Projections:
-    steps = tuple(step for step in recipe.corrections if step.name != correct.BONE)
-    return correct.correct(scan, steps, progress=progress)
+def run_correct(scan: RawScan, recipe: Recipe, progress: Progress, shelf: Shelf | None) -> Projections:
+    return correct.correct(scan, ahead.steps_of(recipe), progress=progress, shelf=shelf)
 
 
 def run_reconstruct(
-    projections: Projections, recipe: Recipe, progress: Progress, checkpoint: Checkpoint | None
+    projections: Projections,
+    recipe: Recipe,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+    shelf: Shelf | None = None,
 ) -> Volume:
     """Reconstruct; with the bone step in the recipe a first image tells where bone is, and a second is made."""
     bone = next((step for step in recipe.corrections if step.name == correct.BONE), None)
+    slices = _slices(shelf, projections)
     if bone is None:
         return recon.reconstruct(
-            projections, recipe.method, recipe.kernel, recipe.grid, progress=progress, checkpoint=checkpoint
-        )
+            projections, recipe.method, recipe.kernel, recipe.grid, progress=progress, checkpoint=checkpoint,
+            shelf=slices,
+        )  # fmt: skip
     first = recon.reconstruct(
-        projections, Step("auto"), recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done)
+        projections, Step("auto"), recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done), shelf=slices
     )
     mended = correct.bone_beam_hardening(projections, first, bone, progress=lambda done: progress(0.4 + 0.2 * done))
     return recon.reconstruct(
@@ -169,7 +176,9 @@ def run_reconstruct(
     )
 
 
-def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progress: Progress) -> Passport:
+def run_passport(
+    volume: Volume, projections: Projections, recipe: Recipe, progress: Progress, shelf: Shelf | None
+) -> Passport:
     """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
 
     "half_scan" for analytic methods: what the scan's views differ by; "replicates" (settings `count`, 1, `share` of the
@@ -190,7 +199,7 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
     noise = as_map(
         recon.deviation(
             projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct,
-            image=None if mended else image, progress=progress,
+            image=None if mended else image, progress=progress, shelf=None if mended else _slices(shelf, projections),
         )
     )  # fmt: skip
     column_mm = recon.native_column_mm(projections.geometry)
@@ -206,6 +215,12 @@ def run_passport(volume: Volume, projections: Projections, recipe: Recipe, progr
         return quality.passport(volume, None, analytic=reference, transfer=transfer)
     found, how = _replicated(volume, projections, recipe, wanted, lattice)
     return quality.passport(volume, as_map(found), analytic=reference, transfer=transfer, how=how)
+
+
+def _slices(shelf: Shelf | None, projections: Projections) -> Shelf | None:
+    """Where slices lie that were made of these projections' first views; none where cells turned out to be stuck."""
+    stuck = any(dict(step.settings).get("stuck") for step in projections.history if step.name == "bad_cells")
+    return None if shelf is None or stuck else ahead.image_shelf(shelf, projections.geometry.shape)
 
 
 def _wanted_passport(recipe: Recipe) -> dict[str, Any]:
@@ -315,12 +330,14 @@ def travel(
     *,
     watch: Watch = lambda _name, _done: None,
     checkpoint: Checkpoint | None = None,
+    shelf: Shelf | None = None,
 ) -> Journey:
     """Run the stations that lead from what is given to the goal, in the order of the table.
 
     A station whose product is there already is passed by. `checkpoint` is where an iterative reconstruction leaves its
-    state, so that it goes on from there when it was interrupted. Raises ProgramError when one waits for something that
-    nobody gives.
+    state, so that it goes on from there when it was interrupted; `shelf` holds what `ahead` made of this scan for this
+    recipe while it arrived, and changes nothing but the time. Raises ProgramError when a station waits for something
+    that nobody gives.
     """
     data: dict[type, object] = {type(value): value for value in given}
     seconds = []
@@ -328,7 +345,7 @@ def travel(
         began = time.perf_counter()
         watch(station.name, 0.0)
         arguments = {name: data[kind] for name, kind in _parameters(station)}
-        context = {"progress": _progress(watch, station.name), "checkpoint": checkpoint}
+        context = {"progress": _progress(watch, station.name), "checkpoint": checkpoint, "shelf": shelf}
         arguments |= {name: context[name] for name in inspect.signature(station.run).parameters if name in CONTEXT}
         data[station.gives] = station.run(**arguments)
         watch(station.name, 1.0)
