@@ -325,8 +325,8 @@ def test_what_was_kept_long_enough_is_deleted_and_nothing_else(site, worked, ins
         async with centre.pool.connection() as connection:
             return [dict(await retention.sweep(connection, centre.store)) for _ in range(2)]
 
-    once, nothing = dict.fromkeys(("abandoned", "raw", "failed", "series"), 1), ("abandoned", "raw", "failed", "series")
-    assert inside(sweep) == [once, dict.fromkeys(nothing, 0)]
+    kinds = ("abandoned", "raw", "failed", "series")
+    assert inside(sweep) == [dict.fromkeys(kinds, 1) | {"early": 0}, dict.fromkeys((*kinds, "early"), 0)]
     assert site.state(abandoned.scan)["reason"]["code"] == "ABANDONED"
     assert site.state(alive.scan)["state"] == "open"
     left = {path.name for path in (settings.folder / "objects" / "raw").rglob("*") if path.is_file()}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lampyris.model import InputError
-from lampyris.transfer import Chunk, Manifest, ManifestError, Part, limits, parse_object
+from lampyris.transfer import Chunk, Manifest, ManifestError, Part, PlannedImage, limits, parse_object
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
 
@@ -154,12 +154,43 @@ LISTS = st.lists(PLAIN | st.lists(PLAIN))
 def test_any_value_in_any_place_is_read_or_refused(value):
     whole = {"protocol": limits.PROTOCOL, "scan": "0" * 32, "site": "a", "started": "2026-01-01T00:00:00Z",
              "format": "lraw", "parts": []}  # fmt: skip
-    for name in (*whole, "packing", "study", "sealed", "views", "recipe"):
+    for name in (*whole, "packing", "study", "sealed", "views", "recipe", "image"):
         try:
             found = Manifest.parse(json.dumps(whole | {name: value}).encode())
         except InputError:
             continue
         assert Manifest.parse(found.to_json()) == found
+
+
+PLANNED = {"field_of_view_mm": 350, "centre_mm": [0.5, -12], "first_mm": -140.25, "last_mm": 160}
+
+
+def test_a_planned_image_is_read_as_it_was_written_and_stays_in_the_skeleton(manifest):
+    found = Manifest.parse(changed(manifest, image=PLANNED))
+    assert found.image == PlannedImage(350.0, (0.5, -12.0), -140.25, 160.0)
+    assert Manifest.parse(found.to_json()) == found
+    assert found.skeleton().image == found.image
+    assert Manifest.parse(changed(manifest, image=None)).image is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("field_of_view_mm", 0.5),
+        ("field_of_view_mm", 10**400),
+        ("field_of_view_mm", True),
+        ("centre_mm", [1.0]),
+        ("centre_mm", [1.0, 2.0, 3.0]),
+        ("centre_mm", [1.0, "2"]),
+        ("first_mm", 161),
+        ("last_mm", 10_001),
+        ("last_mm", None),
+        ("slices", 3),
+    ],
+)
+def test_a_planned_image_is_whole_and_of_this_world(manifest, entry, value):
+    with pytest.raises(ManifestError, match="image"):
+        Manifest.parse(changed(manifest, image=PLANNED | {entry: value}))
 
 
 @given(st.binary(max_size=200))

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
+from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from lampyris.centre.settings import Settings
 from lampyris.durable import sync
 from lampyris.model import InputError, MachineError, ProgramError
 
+ABSENT = (psycopg.OperationalError, PoolTimeout, ConnectorException)
+"""What a database that is gone for a while makes of a statement."""
 Connection: TypeAlias = psycopg.AsyncConnection[DictRow]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
 

@@ -13,7 +13,7 @@ from procrastinate import App
 
 from lampyris.centre import access
 from lampyris.centre.database import Connection
-from lampyris.centre.jobs import queue
+from lampyris.centre.jobs import early, queue
 from lampyris.centre.refusals import conflict, missing, not_found, refusal, unauthorised, wait
 from lampyris.centre.settings import Settings
 from lampyris.transfer import Chunk, Manifest, Part, Priority, ScanStatus, SignatureError, limits, verify_manifest
@@ -93,14 +93,21 @@ async def open_scan(
         return await status(connection, site, skeleton.scan), True
 
 
-async def missing_of(connection: Connection, scan: OpenScan, parts: Sequence[Part]) -> tuple[list[str], bool]:
-    """Digests of the parts' chunks that are not here, at most a thousand, and whether there are others."""
+async def missing_of(
+    connection: Connection, scan: OpenScan, parts: Sequence[Part], *, begin: bool
+) -> tuple[list[str], bool]:
+    """Digests of the parts' chunks that are not here, at most a thousand, and whether there are others.
+
+    With `begin` it is noted what of them is here, so that an idle worker may begin with it.
+    """
     if scan.state != "open":
         if scan.state == "refused":
             raise conflict("the scan was refused: send it under a new id")
         return [], False
     wanted = {chunk.digest: chunk.size for part in parts for chunk in part.chunks}
     absent = await _absent(connection, scan.number, wanted)
+    if begin:
+        await early.announced(connection, scan.number, parts, set(absent))
     return absent[: limits.MISSING], len(absent) > limits.MISSING
 
 

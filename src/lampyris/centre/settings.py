@@ -39,10 +39,12 @@ class Settings:
     tries: int = 3
     heartbeat_s: float = 2.0
     """Interval of a worker's sign of life; after six without one its scan is queued again."""
+    early_bytes: int = 16 << 30
+    """What may be kept for one site of scans that still arrive, made while workers were idle; 0 = no early work."""
 
     def __post_init__(self) -> None:
         numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s)
-        if min(numbers) <= 0 or self.free_bytes < 0:
+        if min(numbers) <= 0 or min(self.free_bytes, self.early_bytes) < 0:
             raise InputError("settings of the centre: counts and intervals must be > 0, bytes ≥ 0")
 
     def to_json(self) -> str:

@@ -40,9 +40,14 @@ def series_prefix(site: str, scan: str) -> str:
     return f"series/{site}/{scan}"
 
 
-def prefixes_of(site: str) -> tuple[str, str]:
+def early_prefix(site: str, scan: str) -> str:
+    """Where lies what was made of a scan before it was committed."""
+    return f"early/{site}/{scan}"
+
+
+def prefixes_of(site: str) -> tuple[str, str, str]:
     """Where everything of a site lies."""
-    return f"raw/{site}", f"series/{site}"
+    return f"raw/{site}", f"series/{site}", f"early/{site}"
 
 
 class Store:
@@ -89,6 +94,34 @@ class Store:
             except (OSError, BaseError) as error:
                 raise StorageError(f"a file of {size} bytes cannot be stored: is the disk full?") from error
         return size, digest
+
+    def leave(self, prefix: str, key: str, data: bytes) -> None:
+        """Bytes that may be lost, under a key of 64 hexadecimal digits: nobody waits until they are on the disk."""
+        try:
+            obstore.put(self.store, _key(prefix, key), data, use_multipart=False)
+        except (OSError, BaseError) as error:
+            raise StorageError(f"an object of {len(data)} bytes cannot be stored: is the disk full?") from error
+
+    def find(self, prefix: str, key: str) -> bytes | None:
+        """What was left there, as it is now; None when there is nothing, or it cannot be read."""
+        try:
+            return bytes(obstore.get(self.store, _key(prefix, key)).bytes())
+        except (OSError, BaseError):
+            return None
+
+    def size_of(self, prefix: str, key: str) -> int | None:
+        """Bytes of what was left there; None when there is nothing."""
+        try:
+            return int(obstore.head(self.store, _key(prefix, key))["size"])
+        except (OSError, BaseError):
+            return None
+
+    def is_empty(self, prefix: str) -> bool:
+        """Whether nothing lies below a prefix, or nobody can tell."""
+        try:
+            return not any(len(page) for page in obstore.list(self.store, prefix + "/", chunk_size=1))
+        except (OSError, BaseError):
+            return True
 
     def get(self, prefix: str, digest: str) -> bytes:
         """An object, verified; DamagedError when it is gone or changed."""

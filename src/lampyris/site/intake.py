@@ -19,7 +19,7 @@ from lampyris.raw.container import recognises
 from lampyris.site.config import Config, Purpose, Watch
 from lampyris.site.identity import Vault, study_in, study_of
 from lampyris.site.store import Entry, Place, Source, Spool
-from lampyris.transfer import PRIORITIES, Manifest, Priority, limits, parse_object
+from lampyris.transfer import PRIORITIES, Manifest, PlannedImage, Priority, limits, parse_object
 
 ORDER, ARRIVING = ".json", ".arriving"
 """NAME.json asks for the scan NAME; NAME.arriving is NAME while it grows: a packed `.lraw` that is only appended to."""
@@ -43,6 +43,7 @@ class Order:
     purpose: Purpose = "clinical"
     priority: Priority = "routine"
     recipe: str | None = None
+    image: PlannedImage | None = None
     study: Study = field(default_factory=Study)
 
     def __post_init__(self) -> None:
@@ -59,13 +60,14 @@ class Order:
         known = [each.name for each in dataclasses.fields(Order)]
         if unknown := sorted(set(values) - set(known)):
             raise OrderError(f"the order holds {unknown[0][:40]!a}; known are {', '.join(known)}")
-        texts = {name: values.get(name) for name in known if name != "study"}
+        texts = {name: values.get(name) for name in known if name not in ("study", "image")}
         if any(not isinstance(text, str | None) for text in texts.values()):
             raise OrderError("the order's purpose, priority and recipe are texts")
         return Order(
             cast(Purpose, texts["purpose"] or purpose),
             cast(Priority, texts["priority"] or "routine"),
             texts["recipe"],
+            None if values.get("image") is None else PlannedImage.of(values["image"]),
             study_of(values.get("study") or {}),
         )
 
@@ -213,6 +215,7 @@ class Intake:
             format="lraw",
             priority=order.priority,
             recipe=order.recipe,
+            image=order.image,
             packing=packing,
             study=self._vault.pseudonyms(order.study),
             sealed=identity if self._config.identity == "sealed" else None,

@@ -4,7 +4,7 @@ Light on purpose: the agent beside a gantry imports this, and neither a projecto
 """
 
 from lampyris.transfer import limits
-from lampyris.transfer.manifest import PRIORITIES, STUDY, Chunk, Manifest, Part, Priority, parse_parts
+from lampyris.transfer.manifest import PRIORITIES, STUDY, Chunk, Manifest, Part, PlannedImage, Priority, parse_parts
 from lampyris.transfer.messages import (
     STATES,
     TERMINAL,
@@ -41,8 +41,8 @@ from lampyris.transfer.tokens import (
 
 __all__ = [
     "ASSERTION_TYPE", "PRIORITIES", "STATES", "STUDY", "TERMINAL", "Assertion", "Chunk", "Enrolment",
-    "EnrolmentRequest", "Fields", "Manifest", "ManifestError", "Part", "Priority", "Problem", "PublicKey",
-    "ReturnedFile", "ReturnedSeries", "ScanStatus", "SignatureError", "SignedManifest", "SiteKey", "State",
+    "EnrolmentRequest", "Fields", "Manifest", "ManifestError", "Part", "PlannedImage", "Priority", "Problem",
+    "PublicKey", "ReturnedFile", "ReturnedSeries", "ScanStatus", "SignatureError", "SignedManifest", "SiteKey", "State",
     "assertion", "check_assertion", "check_enrolment", "enrolment_request", "key_id", "limits", "manifest_of",
     "new_code", "parse_object", "parse_parts", "plain_code", "public_key", "sign_manifest", "verify_manifest",
 ]  # fmt: skip

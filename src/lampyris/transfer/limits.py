@@ -7,7 +7,7 @@ import re
 
 PROTOCOL = "lampyris/1"
 """Name and major version, written into every manifest; the path of every request begins with the same major version."""
-MINOR = 0
+MINOR = 1
 PREFIX = "/v1"
 
 CHUNK_BYTES = 8 << 20

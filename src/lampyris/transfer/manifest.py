@@ -102,14 +102,56 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """The image as it was planned before the scan: a square field of view of this side about (x, z), and the middles of
+    its first and last slice along y; mm in the gantry frame of docs/conventions.md.
+
+    A centre that knows it need not wait for the whole scan to know where slices lie.
+    """
+
+    field_of_view_mm: float
+    centre_mm: tuple[float, float]
+    first_mm: float
+    last_mm: float
+
+    def __post_init__(self) -> None:
+        places = (*self.centre_mm, self.first_mm, self.last_mm)
+        if not (1 <= self.field_of_view_mm <= 1000 and max(abs(each) for each in places) <= 10_000):
+            raise ManifestError(
+                "image: expected a field of view of 1 … 1000 mm, and places within 10 m of the isocentre"
+            )
+        if self.last_mm < self.first_mm:
+            raise ManifestError("image: the last slice lies before the first along y")
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"centre_mm": list(self.centre_mm)}
+
+    @staticmethod
+    def of(value: Any) -> "PlannedImage":
+        """As a stranger wrote it; ManifestError."""
+        fields = Fields(value, "image")
+        centre = fields.list("centre_mm", 2)
+        middle = Fields(dict(zip("xz", centre, strict=False)), "the centre of the image")
+        found = PlannedImage(
+            fields.real("field_of_view_mm"),
+            (middle.real("x"), middle.real("z")),
+            fields.real("first_mm"),
+            fields.real("last_mm"),
+        )
+        fields.end()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """All that a site says of one scan; signed on commit, sent without parts to open the scan.
 
     `scan` 32 hexadecimal digits chosen by the site, the key under which everything is idempotent; `site` as enrolled;
-    `started` when the scan began (RFC 3339, UTC); `recipe` by name, None = the centre's default; `format` what the
-    parts are, laid out under their names; `packing` how the counts were packed (codec, step in σ …), recorded with the
-    image; `study` pseudonyms under their DICOM keywords; `sealed` opaque text for the site alone, handed back with the
-    series; `content` the id of the raw scan that the parts unpack to, verified by the centre where it is given.
+    `started` when the scan began (RFC 3339, UTC); `recipe` by name, None = the centre's default; `image` where the
+    slices are to lie, None = chosen from the scan; `format` what the parts are, laid out under their names; `packing`
+    how the counts were packed (codec, step in σ …), recorded with the image; `study` pseudonyms under their DICOM
+    keywords; `sealed` opaque text for the site alone, handed back with the series; `content` the id of the raw scan
+    that the parts unpack to, verified by the centre where it is given.
     """
 
     scan: str
@@ -119,6 +161,7 @@ class Manifest:
     parts: tuple[Part, ...] = ()
     priority: Priority = "routine"
     recipe: str | None = None
+    image: PlannedImage | None = None
     packing: tuple[tuple[str, Scalar], ...] = ()
     study: tuple[tuple[str, str], ...] = ()
     sealed: str | None = field(default=None, repr=False)
@@ -162,6 +205,7 @@ class Manifest:
             "format": self.format,
             "priority": self.priority,
             "recipe": self.recipe,
+            "image": None if self.image is None else self.image.as_dict(),
             "packing": dict(self.packing) or None,
             "study": dict(self.study) or None,
             "sealed": self.sealed,
@@ -187,6 +231,7 @@ class Manifest:
             parts=parse_parts(fields.list("parts", limits.PARTS)),
             priority=cast(Priority, fields.choice("priority", PRIORITIES)) if fields.has("priority") else "routine",
             recipe=fields.text("recipe", limits.TOKEN) if fields.has("recipe") else None,
+            image=PlannedImage.of(fields.object("image")) if fields.has("image") else None,
             packing=tuple(fields.object("packing").items()) if fields.has("packing") else (),
             study=tuple(fields.object("study").items()) if fields.has("study") else (),
             sealed=fields.text("sealed", _PRINTABLE) if fields.has("sealed") else None,

@@ -66,6 +66,13 @@ class Fields:
             raise ManifestError(f"{self._what}: {name} is not a whole number from {low} to {high}")
         return value
 
+    def real(self, name: str) -> float:
+        """A number, whole or not; how large it may be is for others to say."""
+        value: object = self._take(name, object)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ManifestError(f"{self._what}: {name} is a {type(value).__name__}, expected a number")
+        return float(value) if abs(value) < 1e300 else 1e300
+
     def list(self, name: str, longest: int) -> list[Any]:
         value = self._take(name, list)
         if len(value) > longest:

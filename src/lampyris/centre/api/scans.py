@@ -84,7 +84,7 @@ async def announce(scan: Scan, request: Request, centre: This, site: Site) -> Re
     fields.end()
     async with centre.pool.connection() as connection:
         found = await ingest.find(connection, site, scan)
-        missing, more = await ingest.missing_of(connection, found, parts)
+        missing, more = await ingest.missing_of(connection, found, parts, begin=centre.settings.early_bytes > 0)
     return JSONResponse({"missing": missing, "more": more})
 
 

@@ -36,6 +36,7 @@ PART = _object(
     views={"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2},
 ) | {"additionalProperties": False}
 PARTS: Schema = {"type": "array", "items": PART, "maxItems": limits.PARTS}
+_PLACE = {"type": "number", "minimum": -10_000, "maximum": 10_000}
 MANIFEST = _object(
     "protocol scan site started format parts",
     protocol={"const": limits.PROTOCOL},
@@ -45,6 +46,14 @@ MANIFEST = _object(
     format=WORD,
     priority={"enum": list(PRIORITIES)},
     recipe=WORD,
+    image=_object(
+        "field_of_view_mm centre_mm first_mm last_mm",
+        field_of_view_mm={"type": "number", "minimum": 1, "maximum": 1000},
+        centre_mm={"type": "array", "items": _PLACE, "minItems": 2, "maxItems": 2},
+        first_mm=_PLACE,
+        last_mm=_PLACE,
+    )
+    | {"additionalProperties": False},
     packing={
         "type": "object",
         "maxProperties": limits.PACKING_ENTRIES,

@@ -15,6 +15,7 @@ from prometheus_client import start_http_server
 from lampyris.centre import Centre, Settings, opened
 from lampyris.centre.jobs import card
 from lampyris.centre.jobs.hand import Hand, Made, Watch
+from lampyris.centre.jobs.idle import EARLY, EarlyHand, Idle
 from lampyris.centre.jobs.queue import Work, check_queues
 from lampyris.centre.jobs.worker import Make, work
 from lampyris.centre.observe import logs
@@ -32,12 +33,17 @@ async def run(settings: Settings, queues: tuple[str, ...], metrics_port: int, gp
             held.enter_context(card.held(found, settings.folder / "slots"))
         hand = Hand(settings, found)
         held.callback(hand.close)
+        early = EarlyHand(settings)
+        held.callback(early.close)
         if found is not None:
             hand.start()
         async with opened(settings, connections=_CONNECTIONS, service="lampyris-worker") as centre:
             if metrics_port:
                 start_http_server(metrics_port, "127.0.0.1", centre.metrics.registry)
-            await work(centre, queues, hand.make if found is None else on_card(hand.make, centre, found.number))
+            hand.early = centre.metrics.early_used
+            idle = Idle(centre, early) if EARLY in queues and settings.early_bytes else None
+            make = hand.make if found is None else on_card(hand.make, centre, found.number)
+            await work(centre, queues, make, idle=idle)
 
 
 def on_card(make: Make, centre: Centre, number: int) -> Make:

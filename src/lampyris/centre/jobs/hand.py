@@ -51,6 +51,9 @@ class Hand:
     It sees the worker's card and no other; without one it sees none, so that nobody computes on a card in secret.
     """
 
+    early: Callable[[int, int], None] = staticmethod(lambda _hits, _misses: None)
+    """Told of every scan that was begun early: how much of that was taken, and how much was looked for in vain."""
+
     def __init__(self, settings: Settings, card: Card | None = None) -> None:
         self._settings, self._card = settings, card
         self._process: SpawnProcess | None = None
@@ -66,6 +69,9 @@ class Hand:
                 kind, *told = orders.recv()
                 if kind == "at":
                     watch(*told)
+                elif kind == "early":
+                    self.early(*told)
+                    structlog.get_logger().info("early work used", scan=work.scan, hits=told[0], misses=told[1])
                 elif kind == "made":
                     return told[0], told[1]
                 else:
@@ -113,7 +119,7 @@ class Hand:
         orders, theirs = context.Pipe()
         held, self._leash = context.Pipe(duplex=False)
         arguments = (theirs, held, self._settings.to_json(), "" if self._card is None else self._card.handle)
-        self._process = context.Process(target=_carry_out, args=arguments, daemon=True)
+        self._process = context.Process(target=self._target(), args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         held.close()
@@ -122,6 +128,10 @@ class Hand:
             self.close()
             raise unable
         return orders
+
+    def _target(self) -> Callable[..., None]:
+        """What the process runs."""
+        return _carry_out
 
     def _ended(self) -> str:
         assert self._process is not None
@@ -155,12 +165,8 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: str) -> None:
-    """The process: order after order, until the worker is gone. Signals are the worker's to answer."""
-    os.environ[VISIBLE] = card  # before anything is loaded that looks for cards
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
-    threading.Thread(target=_end_with_worker, args=(leash,), daemon=True).start()
-    to_stderr()
+    """The process: order after order, until the worker is gone."""
+    obey(leash, card)
     from lampyris.centre.jobs.reconstruct import reconstruct
 
     settings = Settings.from_json(settings_json)
@@ -179,8 +185,9 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
         try:
             manifest = Manifest.parse(order.manifest)
             files, verdict = reconstruct(
-                store, manifest, order.folder, default=settings.recipe, committed=order.committed, watch=watch
-            )
+                store, manifest, order.folder, default=settings.recipe, committed=order.committed, watch=watch,
+                early=lambda hits, misses: orders.send(("early", hits, misses)),
+            )  # fmt: skip
             answer = ("made", files, verdict)
         except Exception as error:  # the worker decides what becomes of the scan
             answer = ("failed", blamed(error, station))
@@ -198,6 +205,18 @@ def _unable(card: str) -> LampyrisError | None:
     except EngineUnavailable as error:
         return error
     return None
+
+
+def obey(leash: Connection, card: str) -> None:
+    """What a process of the worker does first: it sees its card alone, and ends when the worker is gone.
+
+    Signals are the worker's to answer.
+    """
+    os.environ[VISIBLE] = card  # before anything is loaded that looks for cards
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with_worker, args=(leash,), daemon=True).start()
+    to_stderr()
 
 
 def _end_with_worker(leash: Connection) -> None:

@@ -1,17 +1,21 @@
 """One committed scan → files of a judged series: its chunks are laid out, and the table of stations is run.
 
-Nothing here knows of states or of the database: what it raises says who is at fault.
+What was made of its first views while it arrived is taken where it is of the chunks that the manifest names. Nothing
+here knows of states or of the database: what it raises says who is at fault.
 """
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from lampyris import path, raw, recipes
-from lampyris.centre.store import Store, raw_prefix, series_prefix
+from lampyris.centre.jobs.early import FORMAT
+from lampyris.centre.jobs.shelf import EarlyShelf
+from lampyris.centre.store import Store, early_prefix, raw_prefix, series_prefix
 from lampyris.model import (
     Assessment,
     FormatError,
@@ -67,7 +71,9 @@ def open_scan(manifest: Manifest, place: Path) -> RawScan:
 
 
 def recipe_of(manifest: Manifest, default: str | None, scan: RawScan) -> Recipe:
-    """The recipe that the site asked for, or the centre's; only recipes of our own can be named from outside.
+    """The recipe that the site asked for, or the centre's, with the image as the site planned it.
+
+    Only recipes of our own can be named from outside.
 
     One that does not exist is the site's fault if the site named it, the operator's otherwise.
     """
@@ -77,30 +83,46 @@ def recipe_of(manifest: Manifest, default: str | None, scan: RawScan) -> Recipe:
     if name not in recipes.names():
         blame = MachineError if manifest.recipe is None else InputError
         raise blame(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
-    return recipes.recipe(name)
+    chosen, image = recipes.recipe(name), manifest.image
+    if image is None:
+        return chosen
+    asked = {one.name: getattr(image, one.name) for one in dataclasses.fields(image)}
+    return dataclasses.replace(chosen, grid=dataclasses.replace(chosen.grid, **asked))
 
 
 def reconstruct(
-    store: Store, manifest: Manifest, folder: Path, *, default: str | None, committed: datetime, watch: path.Watch
+    store: Store,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    default: str | None,
+    committed: datetime,
+    watch: path.Watch,
+    early: Callable[[int, int], None] = lambda _hits, _misses: None,
 ) -> tuple[list[ReturnedFile], str]:
     """Every file of the series, in the store, and the gate's verdict.
 
     `folder` is empty and the caller's to delete. The moment in the images is that of the commit, so that a second try
-    makes the same series.
+    makes the same series. `early` is told how much was there that could be, and was not: hits and misses.
     """
     watch("fetch", 0.0)
     raw_folder, series_folder = folder / "raw", folder / "series"
     raw_folder.mkdir()
-    scan = open_scan(manifest, lay_out(store, manifest, raw_folder))
+    place = lay_out(store, manifest, raw_folder)
+    scan = open_scan(manifest, place)
+    recipe = recipe_of(manifest, default, scan)
     given = (
         scan,
-        recipe_of(manifest, default, scan),
+        recipe,
         path.Reference(),
         Study(**dict(manifest.study)),
         path.Destination(series_folder, "ct", committed),
     )
-    made = path.travel(given, path.Series, watch=watch)
+    shelf = shelf_of(store, manifest, place, scan, recipe)
+    made = path.travel(given, path.Series, watch=watch, shelf=shelf)
     assessment = made.the(Assessment)
+    if shelf is not None:
+        early(shelf.hits, shelf.misses)
     (series_folder / _ASSESSMENT).write_text(json.dumps(assessment.as_dict(), ensure_ascii=False), "utf-8")
     write_page(series_folder / _PAGE, "A judged series", f"scan {manifest.scan}", [_column(made)])
     watch("store", 0.0)
@@ -114,6 +136,17 @@ def _column(made: path.Journey) -> Column:
         "image", made.the(Volume), made.the(Assessment), recipe, scan.acquisition, made.the(Projections).history, (),
         ".", scan.geometry.shape, f"method {recipe.method.name}", made.the(Passport),
     )  # fmt: skip
+
+
+def shelf_of(store: Store, manifest: Manifest, place: Path, scan: RawScan, recipe: Recipe) -> EarlyShelf | None:
+    """What was made while the scan arrived, of these very chunks; None where nothing was made."""
+    if manifest.format != FORMAT or len(manifest.parts) != 1:
+        return None
+    if store.is_empty(early_prefix(manifest.site, manifest.scan)):
+        return None
+    shelf = EarlyShelf(store, manifest.site, manifest.scan)
+    shelf.over(scan, recipe, raw.ends(place), manifest.parts[0].chunks)
+    return shelf
 
 
 def keep(store: Store, prefix: str, folder: Path) -> list[ReturnedFile]:

@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lampyris.centre.database import Connection
-from lampyris.centre.jobs import queue
-from lampyris.centre.store import Store, raw_prefix, series_prefix
+from lampyris.centre.jobs import early, queue
+from lampyris.centre.store import Store, early_prefix, raw_prefix, series_prefix
 from lampyris.model import InputError
 from lampyris.transfer import limits
 
-KINDS = ("abandoned", "raw", "failed", "series", "events")
+KINDS = ("abandoned", "raw", "failed", "series", "early", "events")
 """What is kept for a while: open scans without a sign of life, raw data of scans that are done or were refused, raw
-data of scans that failed, series that are home, events."""
+data of scans that failed, series that are home, what was made early of open scans without news, events."""
 _AT_ONCE = 200
 _LONGEST = 36_500
 _SWEEPING = 0x1A3BC16
@@ -55,6 +55,7 @@ async def sweep(connection: Connection, store: Store) -> Counter[str]:
         ended = "state IN ('done', 'refused') AND finished"
         done["raw"] = await _delete(connection, store, "raw", ended, days["raw"])
         done["failed"] = await _delete(connection, store, "raw", "state = 'failed' AND finished", days["failed"])
+        done["early"] = await early.sweep(connection, store, days["early"])
         done["series"] = await _delete(connection, store, "series", "returned", days["series"])
         await connection.execute("DELETE FROM assertion WHERE expires < now()")
         await connection.execute("DELETE FROM enrolment_code WHERE expires < now()")
@@ -75,7 +76,7 @@ async def forget(connection: Connection, store: Store, site: str, scan: str) -> 
     row = await cursor.fetchone()
     if row is None:
         return False
-    for prefix in (raw_prefix(site, scan), series_prefix(site, scan)):
+    for prefix in (raw_prefix(site, scan), series_prefix(site, scan), early_prefix(site, scan)):
         await asyncio.to_thread(store.delete_all, prefix)
     await connection.execute("DELETE FROM scan WHERE number = %s AND finished IS NOT NULL", (row["number"],))
     return True

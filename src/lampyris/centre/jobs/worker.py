@@ -15,19 +15,17 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import psycopg
 import structlog
 from procrastinate import JobContext
-from procrastinate.exceptions import ConnectorException
-from psycopg_pool import PoolTimeout
 
-from lampyris.centre.database import Connection
-from lampyris.centre.jobs import queue, retention
+from lampyris.centre.database import ABSENT, Connection
+from lampyris.centre.jobs import early, queue, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
+from lampyris.centre.jobs.idle import Idle
 from lampyris.centre.jobs.queue import Work
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.service import Centre
-from lampyris.model import InputError, LampyrisError
+from lampyris.model import InputError, LampyrisError, StorageError
 from lampyris.transfer import Manifest, manifest_of
 
 T = TypeVar("T")
@@ -37,22 +35,33 @@ Make: TypeAlias = Callable[[Work, Manifest, Path, Watch], Made]
 SILENT_HEARTBEATS = 6
 _TELL_S = 1.0
 _SWEEP_S = 3600.0
-_ABSENT = (psycopg.OperationalError, PoolTimeout, ConnectorException)
-"""What a database that is gone for a while makes of a statement."""
 
 
-async def work(centre: Centre, queues: Sequence[str], make: Make, *, signals: bool = True, wait: bool = True) -> None:
-    """Serve these queues until SIGTERM or SIGINT (with `signals`), or until they are empty (without `wait`)."""
+async def work(
+    centre: Centre,
+    queues: Sequence[str],
+    make: Make,
+    *,
+    idle: Idle | None = None,
+    signals: bool = True,
+    wait: bool = True,
+) -> None:
+    """Serve these queues until SIGTERM or SIGINT (with `signals`), or until they are empty (without `wait`).
+
+    With `idle` the time without a scan is used for those that still arrive.
+    """
     settings = centre.settings
 
     async def task(context: JobContext, number: int) -> None:
         assert context.job.id is not None
-        await _try(centre, (number, context.job.id), make, scratch)
+        with contextlib.nullcontext() if idle is None else idle.busy():
+            await _try(centre, (number, context.job.id), make, scratch)
 
     centre.jobs.task(name=queue.TASK, pass_context=True)(task)
     log = structlog.get_logger()
     with _scratch(settings.folder / "scratch") as scratch:
-        async with _kept(centre):
+        aside = contextlib.nullcontext() if idle is None else idle.beside(scratch / "early")
+        async with _kept(centre), aside:
             while True:
                 try:
                     log.info("worker ready", queues=list(queues))
@@ -66,7 +75,7 @@ async def work(centre: Centre, queues: Sequence[str], make: Make, *, signals: bo
                         stalled_worker_timeout=settings.heartbeat_s * SILENT_HEARTBEATS,
                     )
                     return
-                except _ABSENT as error:
+                except ABSENT as error:
                     log.warning("the database is away, the worker waits for it", kind=type(error).__name__)
                     await asyncio.sleep(settings.heartbeat_s)
 
@@ -107,6 +116,9 @@ async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path
         files, verdict = made
         kept = await _surely(centre, lambda connection: queue.finish(connection, number, job, files, verdict))
         state = "done" if kept else "lost"
+        with contextlib.suppress(*ABSENT, StorageError):  # the sweep comes by what is left
+            async with centre.pool.connection() as connection:
+                await early.clear(connection, centre.store, number)
     else:
         assert error is not None
         state = await _surely(centre, lambda connection: _failed(centre, connection, which, error))
@@ -153,7 +165,7 @@ async def _surely(centre: Centre, action: Callable[[Connection], Awaitable[T]]) 
         try:
             async with centre.pool.connection() as connection:
                 return await action(connection)
-        except _ABSENT:
+        except ABSENT:
             await asyncio.sleep(centre.settings.heartbeat_s)
 
 
@@ -167,7 +179,7 @@ async def _told(centre: Centre, which: tuple[int, int], progress: _Progress) -> 
             await asyncio.sleep(_TELL_S)
             if progress.at != last:
                 last = progress.at
-                with contextlib.suppress(*_ABSENT):
+                with contextlib.suppress(*ABSENT):
                     async with centre.pool.connection() as connection:
                         await queue.progress(connection, *which, *last)
 
@@ -184,7 +196,7 @@ async def _kept(centre: Centre) -> AsyncIterator[None]:
     async def keep() -> None:
         log, swept = structlog.get_logger(), float("-inf")
         while True:
-            with contextlib.suppress(*_ABSENT):
+            with contextlib.suppress(*ABSENT):
                 async with centre.pool.connection() as connection:
                     for number in await queue.recover(connection, centre.jobs, silent_s=silent_s, tries=settings.tries):
                         log.warning("a worker died, its scan is queued again", number=number)

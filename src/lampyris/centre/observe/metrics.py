@@ -26,6 +26,10 @@ class Metrics:
         )
         self.committed = Counter("lampyris_scans_committed", "Scans committed", ("priority",), registry=self.registry)
         self.ended = Counter("lampyris_tries", "Tries of scans by how they ended", ("state",), registry=self.registry)
+        self.early_made = Counter("lampyris_early_made", "Things made before a commit", registry=self.registry)
+        self._early = Counter(
+            "lampyris_early", "Things made before a commit that a scan asked for", ("found",), registry=self.registry
+        )
         self.station_seconds = Histogram(
             "lampyris_station_seconds",
             "Seconds at each station",
@@ -55,6 +59,11 @@ class Metrics:
             yield
         finally:
             self.hold(card)
+
+    def early_used(self, hits: int, misses: int) -> None:
+        """A committed scan that was begun early found so much of what could have been made, and so much not."""
+        self._early.labels("hit").inc(hits)
+        self._early.labels("miss").inc(misses)
 
     async def text(self, connection: Connection) -> bytes:
         """Everything, with what the database says of the queues now."""
