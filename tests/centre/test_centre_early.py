@@ -242,8 +242,8 @@ def test_scans_that_arrive_are_taken_up_one_at_a_time_for_each_site_and_stat_fir
     assert (three.skeleton.scan, len(three.chunks), three.room) == (first.scan, 2, 993)
     rest(three, None)
     assert claim().skeleton.scan == first.scan, "who was interrupted goes on"
-    assert rows("SELECT story, early.bytes, looked FROM early JOIN scan ON number = scan WHERE id = %s", second.scan) == [
-        ("told", 7, 1)]  # fmt: skip
+    told = "SELECT story, early.bytes, looked FROM early JOIN scan ON number = scan WHERE id = %s"
+    assert rows(told, second.scan) == [("told", 7, 1)]
     rows("UPDATE early SET bytes = 1000, held = NULL")
     assert claim() is None, "both sites have what they may have"
 

@@ -70,7 +70,7 @@ class EarlyHand(Hand):
                     return str(told)
                 kept(told)
         except (EOFError, OSError):
-            return None
+            return None if self._stopped else "its process died: out of memory, or killed?"
 
     def stop(self) -> None:
         """Kill the process, and start none until `allow`."""
