@@ -120,13 +120,15 @@ async def clear(connection: Connection, store: Store, number: int) -> bool:
     """Delete what was made early of one scan, and the row that tells of it, unless a worker is at it."""
     async with connection.transaction():
         cursor = await connection.execute(
-            "SELECT site, id FROM early JOIN scan ON number = scan WHERE number = %s"
-            " AND coalesce(held, '-infinity') < now() FOR UPDATE OF early SKIP LOCKED",
+            "SELECT site, id, looked > 0 OR early.bytes > 0 OR held IS NOT NULL AS begun FROM early"
+            " JOIN scan ON number = scan WHERE number = %s AND coalesce(held, '-infinity') < now()"
+            " FOR UPDATE OF early SKIP LOCKED",
             (number,),
         )
         row = await cursor.fetchone()
         if row is None:
             return False
-        await asyncio.to_thread(store.delete_all, early_prefix(row["site"], row["id"]))
+        if row["begun"]:
+            await asyncio.to_thread(store.delete_all, early_prefix(row["site"], row["id"]))
         await connection.execute("DELETE FROM early WHERE scan = %s", (number,))
     return True
