@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,3 +80,26 @@ def lopsided_helix(lopsided_gantry: Gantry) -> Geometry:
         start_axial_mm=11.0,
         shift=spots,
     )
+
+
+class Kept(dict[tuple[str, int], Any]):
+    """A shelf in memory that counts what was taken from it, and on which nothing is put twice."""
+
+    taken = 0
+
+    def holds(self, what, views):
+        return (what, views) in self
+
+    def load(self, what, views):
+        self.taken += (what, views) in self
+        return self.get((what, views))
+
+    def keep(self, what, views, arrays):
+        assert (what, views) not in self, "write-once"
+        self[what, views] = dict(arrays)
+
+
+@pytest.fixture
+def kept() -> type[Kept]:
+    """What is made early, in memory."""
+    return Kept

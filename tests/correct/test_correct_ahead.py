@@ -21,23 +21,6 @@ HALO = 9
 """Views beside a block that starved rays are mended with: twice 4 for two windows of 9, and 1 for a guide of 3."""
 
 
-class Kept(dict):
-    """A shelf in memory that counts what was taken from it."""
-
-    taken = 0
-
-    def holds(self, what, views):
-        return (what, views) in self
-
-    def load(self, what, views):
-        self.taken += (what, views) in self
-        return self.get((what, views))
-
-    def keep(self, what, views, arrays):
-        assert (what, views) not in self, "write-once"
-        self[what, views] = dict(arrays)
-
-
 @pytest.fixture
 def scan(known, rng, monkeypatch):
     """41 views with starved rays, in blocks of 16."""
@@ -61,17 +44,17 @@ def arriving(scan, views):
 @pytest.mark.parametrize(
     ("views", "lasts"), [(15 + HALO, []), (16 + HALO, [16]), (32 + HALO - 1, [16]), (41, [16, 32, 41])]
 )
-def test_a_block_is_made_when_its_views_and_those_beside_it_are_there(scan, views, lasts):
-    shelf = Kept()
+def test_a_block_is_made_when_its_views_and_those_beside_it_are_there(scan, views, lasts, kept):
+    shelf = kept()
     assert [one.last for one in ahead(arriving(scan, views), SHORT, views, shelf)] == lasts
     assert sorted(count for _, count in shelf) == sorted(min(last + HALO, 41) for last in lasts)
     assert [made_of((41, 6, 7), each) for each in (1, 16, 17, 41)] == [16 + HALO, 16 + HALO, 41, 41]
 
 
 @pytest.mark.parametrize("steps", [STEPS, SHORT], ids=["all steps", "few steps"])
-def test_corrected_views_are_the_same_to_the_last_bit_with_blocks_made_beforehand(scan, steps):
+def test_corrected_views_are_the_same_to_the_last_bit_with_blocks_made_beforehand(scan, steps, kept):
     whole = correct(scan, steps)
-    shelf = Kept()
+    shelf = kept()
     assert len(list(ahead(arriving(scan, 30), steps, 30, shelf))) == len(shelf) == 1
     again = correct(scan, steps, shelf=shelf)
     assert shelf.taken == 1
@@ -83,8 +66,8 @@ def test_corrected_views_are_the_same_to_the_last_bit_with_blocks_made_beforehan
         np.testing.assert_array_equal(again.quanta.offset, whole.quanta.offset)
 
 
-def test_integrals_are_given_again_without_being_made_again(scan):
-    shelf = Kept()
+def test_integrals_are_given_again_without_being_made_again(scan, kept):
+    shelf = kept()
     first = [one.integrals for one in ahead(scan, SHORT, 41, shelf, give=True)]
     second = list(ahead(scan, SHORT, 41, shelf, give=True, after=16))
     assert [one.first for one in second] == [16, 32]
@@ -93,13 +76,13 @@ def test_integrals_are_given_again_without_being_made_again(scan):
     assert [one.integrals for one in ahead(scan, SHORT, 41, shelf)] == [None] * 3
 
 
-def test_a_cell_that_turns_out_to_be_stuck_leaves_all_blocks_where_they_are(scan):
+def test_a_cell_that_turns_out_to_be_stuck_leaves_all_blocks_where_they_are(scan, kept):
     from dataclasses import replace
 
     counts = np.asarray(scan.counts).copy()
     counts[:, 3, 4] = counts[0, 3, 4] * 0 + 431.0
     stuck = replace(scan, counts=counts, id="")
-    shelf = Kept()
+    shelf = kept()
     assert len(list(ahead(stuck, SHORT, 30, shelf))) == 1
     again = correct(stuck, SHORT, shelf=shelf)
     found = next(dict(step.settings) for step in again.history if step.name == "bad_cells")

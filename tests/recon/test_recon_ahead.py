@@ -24,23 +24,6 @@ PLANNED = GridRequest(
 )
 
 
-class Kept(dict):
-    """A shelf in memory that counts what was taken from it."""
-
-    taken = 0
-
-    def holds(self, what, views):
-        return (what, views) in self
-
-    def load(self, what, views):
-        self.taken += (what, views) in self
-        return self.get((what, views))
-
-    def keep(self, what, views, arrays):
-        assert (what, views) not in self, "write-once"
-        self[what, views] = dict(arrays)
-
-
 def helix(*, sense=1, table=1, spots=1):
     gantry = Gantry(541.0, 949.0, 8, 131, (1.7, 3.1), True, 3.3, 65.25)
     per_turn, turns = 120 * spots, 11
@@ -122,9 +105,9 @@ def test_what_comes_after_its_views_does_not_move_a_slab_by_a_bit_and_what_belon
 
 
 @pytest.mark.parametrize("share", [0.3, 0.61, 0.9, 1.0])
-def test_the_image_is_the_same_to_the_last_bit_with_slabs_made_beforehand(scan, share):
+def test_the_image_is_the_same_to_the_last_bit_with_slabs_made_beforehand(scan, share, kept):
     whole = reconstruct(scan, AUTO, "hann", PLANNED)
-    shelf, views = Kept(), int(share * scan.geometry.views)
+    shelf, views = kept(), int(share * scan.geometry.views)
     made = list(ahead(lambda: until(scan, views), scan.geometry, (AUTO, "hann", PLANNED), (0, views), shelf))
     due = [(one.start, one.stop) for one in slabs_of(scan) if one.views is not None and one.views <= views]
     assert made == due
@@ -137,8 +120,8 @@ def test_the_image_is_the_same_to_the_last_bit_with_slabs_made_beforehand(scan, 
     assert share < 0.9 or len(made) >= 4
 
 
-def test_going_on_makes_only_what_is_new(scan):
-    shelf, total = Kept(), scan.geometry.views
+def test_going_on_makes_only_what_is_new(scan, kept):
+    shelf, total = kept(), scan.geometry.views
     how = (AUTO, "hann", PLANNED)
     first = list(ahead(lambda: until(scan, total // 2), scan.geometry, how, (0, total // 2), shelf))
     second = list(ahead(lambda: scan, scan.geometry, how, (0, total), shelf))
@@ -147,10 +130,10 @@ def test_going_on_makes_only_what_is_new(scan):
     assert list(ahead(lambda: pytest.fail("nothing is left to make"), scan.geometry, how, (total, total), shelf)) == []
 
 
-def test_a_body_that_leaves_the_detector_later_is_no_hit(scan):
+def test_a_body_that_leaves_the_detector_later_is_no_hit(scan, kept):
     """Rows of a truncated body are continued beyond the detector, in all views: what was made without that is left."""
     views = scan.geometry.views
-    shelf = Kept()
+    shelf = kept()
     list(ahead(lambda: until(scan, views // 2), scan.geometry, (AUTO, "hann", PLANNED), (0, views // 2), shelf))
     assert len(shelf) > 0
     wide = scan.integrals.copy()
@@ -161,9 +144,9 @@ def test_a_body_that_leaves_the_detector_later_is_no_hit(scan):
     np.testing.assert_array_equal(again.values, reconstruct(wider, AUTO, "hann", PLANNED).values)
 
 
-def test_the_noise_that_is_told_is_the_same_with_points_made_beforehand(scan):
+def test_the_noise_that_is_told_is_the_same_with_points_made_beforehand(scan, kept):
     image = reconstruct(scan, AUTO, "hann", PLANNED)
-    shelf, views = Kept(), int(0.8 * scan.geometry.views)
+    shelf, views = kept(), int(0.8 * scan.geometry.views)
     made = list(noise_ahead(lambda: until(scan, views), scan.geometry, (AUTO, "hann", PLANNED), (0, views), shelf))
     assert len(made) >= 2
     told = [
@@ -174,14 +157,14 @@ def test_the_noise_that_is_told_is_the_same_with_points_made_beforehand(scan):
     np.testing.assert_array_equal(told[0], told[1])
 
 
-def test_shaken_views_are_determined_as_far_as_is_said(scan):
+def test_shaken_views_are_determined_as_far_as_is_said(scan, kept):
     """NaN from view n on reaches as far back as the fourth difference and its bounds do, and not further."""
     geometry = scan.geometry
     for views in (1, 70, BATCH_VIEWS + 5, 400, geometry.views - 1, geometry.views):
         known = np.isfinite(shaken(until(scan, views)).integrals).all(axis=(1, 2))
         settled = shaken_views(views, geometry)
         assert known[:settled].all()
-        asked = Kept()
+        asked = kept()
         if settled:
             shaken_above(asked, geometry).keep("points", settled, {})
             ((_, below),) = asked
