@@ -29,6 +29,7 @@ _DAYS = {
     "failed": "raw data of scans that failed",
     "series": "series that their site has fetched",
     "abandoned": "open scans without a sign of life, which are then refused",
+    "early": "what was made early of open scans of which nothing more was heard",
     "events": "events, the audit of states",
 }
 

@@ -7,7 +7,6 @@ what it has put into the store stays, what it was at is lost and costs nothing.
 import asyncio
 import contextlib
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -46,43 +45,44 @@ class Early:
 
 
 class EarlyHand(Hand):
-    """The process for early work. `stop` may be called from any thread, at any time."""
+    """The process for early work. `stop` may be called from any thread, at any time, and waits for nobody."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._lock = threading.Lock()
-        self._stopped = False
+        self._stopped, self._stops = False, 0
 
     def go_on(self, begun: Begun, folder: Path, kept: Kept) -> str | None:
         """Work on a scan that arrives as long as there is something to do: its story; None when it was stopped.
 
         `folder` is for this process alone, and stays the same.
         """
-        with self._lock:
-            if self._stopped:
-                return None
-            orders = self._started()
+        stops, story = self._stops, "its process died: out of memory, or killed?"
         try:
-            orders.send(Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room))
-            while True:
-                kind, told = orders.recv()
-                if kind == "rested":
-                    return str(told)
-                kept(told)
+            orders = None if self._stopped else self._started()
+            if orders is not None and not self._stopped:
+                orders.send(Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room))
+                while (told := orders.recv())[0] == "kept":
+                    kept(told[1])
+                story = str(told[1])
         except (EOFError, OSError):
-            return None if self._stopped else "its process died: out of memory, or killed?"
+            pass
+        if self._stopped:
+            self._kill()  # it may have begun while it was stopped
+        return None if self._stopped or self._stops != stops else story
 
     def stop(self) -> None:
         """Kill the process, and start none until `allow`."""
-        with self._lock:
-            self._stopped = True
-            if self._process is not None:
-                self._process.kill()
-                self._process.join(_KILLED_S)
+        self._stopped, self._stops = True, self._stops + 1
+        self._kill()
 
     def allow(self) -> None:
-        with self._lock:
-            self._stopped = False
+        self._stopped = False
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None and self.pid is not None:
+            process.kill()
+            process.join(_KILLED_S)
 
     def _target(self) -> Callable[..., None]:
         return _carry_out
@@ -173,15 +173,16 @@ class Idle:
             return await early.hold(connection, begun, kept, hold_s=hold_s)
 
 
-def _carry_out(orders: Connection, leash: Connection, settings_json: str, _card: str = "") -> None:
+def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: str) -> None:
     """The process: order after order, at the lowest priority, until the worker is gone."""
-    obey(leash)
+    obey(leash, card)
     os.nice(_NICE)
     from lampyris.centre.jobs.arriving import Arriving
 
     settings = Settings.from_json(settings_json)
     store = Store(settings)
     work: Arriving | None = None
+    orders.send(None)
     while True:
         order: Early = orders.recv()
         skeleton = Manifest.parse(order.skeleton)
