@@ -178,7 +178,7 @@ def head(scanner: str, facts: str) -> list[str]:
     return [
         "# Early work",
         "",
-        "Written by `python -m bench.early --write docs/evidence/early.md`; what is measured says the module's head.",
+        f"Written by `python -m bench.early {' '.join(sys.argv[1:])}`; what is measured says the module's head.",
         "",
         f"Machine: {platform.machine()}, {os.cpu_count()} processors, {nb.get_num_threads()} threads; Python"
         f" {platform.python_version()}. Commit: {commit.stdout.strip()}.",
