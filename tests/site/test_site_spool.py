@@ -16,7 +16,7 @@ from lampyris.site import Order, client, status
 from lampyris.site.config import Keeping
 from lampyris.site.exchange import Bucket, link
 from lampyris.site.store import NEXT, alone, files
-from lampyris.transfer import limits
+from lampyris.transfer import PlannedImage, limits
 
 
 def only(found):
@@ -198,6 +198,21 @@ def test_a_file_that_is_found_twice_is_one_scan_also_after_it_was_delivered(agen
     other, new = agent.intake.take(path, order, again=True)
     assert new
     assert other != sent
+
+
+def test_where_the_image_is_to_lie_travels_with_the_scan_and_makes_it_another(agent, centre, drop):
+    path = drop()
+    rounds(agent, 14)
+    text = json.loads(path.with_name(f"{path.name}.json").read_bytes())
+    planned = {"field_of_view_mm": 250.0, "centre_mm": [3.0, -1.5], "first_mm": -20.0, "last_mm": 31.5}
+    scan, new = agent.intake.take(path, Order.parse(json.dumps(text | {"image": planned}).encode()))
+    assert new
+    rounds(agent, 14)
+    assert {held["manifest"].image for held in centre.scans.values()} == {
+        None, PlannedImage(250.0, (3.0, -1.5), -20.0, 31.5)}  # fmt: skip
+    assert centre.scans[scan]["manifest"].image is not None
+    with pytest.raises(InputError, match="last slice lies before"):
+        Order.parse(json.dumps(text | {"image": planned | {"last_mm": -21}}).encode())
 
 
 def test_a_scan_that_changes_while_it_is_packed_is_not_sent(agent, centre, drop, scan, replaced, small_chunks, config):

@@ -180,7 +180,8 @@ class Intake:
             decision = self._config.policy.policy().decide(scan, purpose=order.purpose, link_mbit_per_s=self._speed())
             coding = (decision.coding, decision.reason)
         # identity goes into the id by a digest of which 128 bits are kept: the raw bytes in it cannot be guessed
-        asked = canonical_json([self._site, dataclasses.asdict(order), salt])
+        said = {name: value for name, value in dataclasses.asdict(order).items() if name != "image" or value}
+        asked = canonical_json([self._site, said, salt])  # what was sent before orders knew of an image keeps its id
         found = hashlib.sha256(f"{_content(path)}\0{asked}".encode()).hexdigest()[:32]
         source = Source(path, fingerprint=fingerprint_of(path, order_of(path)))
         return self._made(found, source, dataclasses.replace(order, study=study), coding)
