@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from rich.console import Console
 from rich.table import Table
 
 from lampyris.cli import terminal
@@ -274,11 +275,11 @@ def _told(scan: "ScanAtAGlance") -> str:
 def _table(titles: Sequence[str], rows: Any) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in ("scan", "key"))  # names that are copied
     for row in rows:
         table.add_row(*row)
     people = terminal.people
-    people.print(table, width=None if people.is_terminal else _WIDE)
+    (people if people.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)).print(table)
 
 
 def _moment(moment: datetime | None) -> str:
