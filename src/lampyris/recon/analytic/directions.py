@@ -10,6 +10,7 @@ from lampyris.recon.analytic.fdk import REST_MM
 from lampyris.recon.analytic.filtering import chunk_views
 from lampyris.recon.analytic.rebinning import Fan, Spot, fans, spots, theta_range
 from lampyris.recon.analytic.redundancy import FULL_TURN, coverage_rad
+from lampyris.recon.field import Field
 
 UNEVEN_ROWS = 0.1
 """How far, in rows, the table may lie from an even feed."""
@@ -137,6 +138,27 @@ def even_feed(orbit: Orbit) -> tuple[float, float]:
             " or a shuttle is not supported by wfbp"
         )
     return float(start), float(feed)
+
+
+def thin_slices_at_once(scan: ConeParallelScan, field: Field, step_mm: float, data_bytes: int) -> int:
+    """How many slices, `step_mm` apart, the turns of so many bytes reach; at least those of one turn's feed."""
+    spots, views, rows, columns = scan.shape
+    turn_bytes = 8 * spots * scan.half_turn * rows * columns
+    feed = 2 * np.pi * abs(scan.feed_mm_per_rad)
+    if 4 * spots * views * rows * columns <= data_bytes or feed == 0:
+        return max(1, views)
+    radius = float(np.hypot(*field.centre_mm)) + field.side_mm / np.sqrt(2)
+    kept = (data_bytes / turn_bytes - 1) * feed - 2 * _reach_mm(scan, radius)
+    return max(1, int(max(kept, feed) / step_mm))
+
+
+def _reach_mm(scan: ConeParallelScan, radius_mm: float) -> float:
+    """How far along y from the table's position a view sees voxels up to `radius_mm` from the axis, at most."""
+    lowest = scan.first_row_mm - scan.spot_axial_mm - scan.row_mm
+    half_height = float(np.abs(np.stack([lowest, lowest + (scan.rows + 1) * scan.row_mm])).max())
+    magnified = float(((scan.ahead_mm + radius_mm) / scan.cell_mm).max())
+    lag = abs(scan.feed_mm_per_rad) * float(np.abs(scan.lag_rad).max())
+    return half_height * magnified + lag + float(np.abs(scan.spot_axial_mm).max())
 
 
 def coverage(scan: ConeParallelScan, reach_mm: float) -> tuple[float, float]:

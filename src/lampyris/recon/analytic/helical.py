@@ -29,7 +29,7 @@ from lampyris.model import (
 )
 from lampyris.model.arrays import canonical_json
 from lampyris.projector.backprojection import ConeParallelData, backproject_helical
-from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of
+from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of, thin_slices_at_once
 from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.analytic.filtering import filter_rows, ramp_filter
 from lampyris.recon.analytic.rebinning import resample, resampling, views_read
@@ -46,8 +46,8 @@ DATA_BYTES = 3 * 2**29
 600 mm, 64 rows and pitch 1 about half as much again of a tenth of the work."""
 FILTERED = 0.15
 """Share of a slab's work, as progress tells it, that is done when backprojection begins."""
-THICKEST_SLAB = 64
-"""Thin slices of a slab: what one turn shows at high pitch, so that few views are met by more slabs than one."""
+THICKEST_SLAB = 128
+"""Thin slices of a slab of an image that is planned: few enough that slabs are settled while the scan still arrives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +89,9 @@ def image(
         made = None if shelf is None or views is None else shelf.load(maker.name(request, start, stop), views)
         return None if made is None else made["values"]
 
-    values = average_slabs(plan, field, maker.thin, progress, most=THICKEST_SLAB, ready=ready)
+    held = thin_slices_at_once(lattice.scan, field, plan.thin_step_mm, DATA_BYTES)
+    most = THICKEST_SLAB if is_planned(request) else held
+    values = average_slabs(plan, field, maker.thin, progress, most=most, ready=ready)
     return values, plan.grid(field)
 
 
