@@ -6,6 +6,7 @@ the fuses are, is in the environment. Points lie before and after whatever is wr
 transactions.
 """
 
+import contextlib
 import functools
 import inspect
 import os
@@ -38,7 +39,8 @@ POINTS = tuple(
 )
 
 
-_DEAD = " is dead"
+_REBORN_S = 100.0
+"""How long whoever comes to a point waits for a victim that is still being started again."""
 
 
 class Fuses:
@@ -58,8 +60,8 @@ class Fuses:
             (self.folder / "lit" / point).write_text(victim)
 
     def killed(self) -> set[str]:
-        """Points at which a process did die: it may have been dead already."""
-        return {each.name for each in (self.folder / "burnt").iterdir() if each.read_text().endswith(_DEAD)}
+        """Points at which a process died."""
+        return {each.name for each in (self.folder / "burnt").iterdir()}
 
     def lit(self) -> set[str]:
         return {each.name for each in (self.folder / "lit").iterdir()}
@@ -69,19 +71,23 @@ class Fuses:
         (self.folder / "running" / role).write_text(f"{os.getpid()} {_began(os.getpid())}")
 
     def at(self, point: str) -> None:
-        burnt = self.folder / "burnt" / point
-        try:
-            (self.folder / "lit" / point).rename(burnt)  # one process alone gets it
-        except FileNotFoundError:
-            return
-        role = burnt.read_text()
+        """Kill who is to die here, if anybody is; who is still being started again is waited for."""
+        lit, burnt, deadline = self.folder / "lit" / point, self.folder / "burnt" / point, time.monotonic() + _REBORN_S
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # nobody is, or another was here first
+            while time.monotonic() < deadline:
+                if (number := self._number(lit.read_text())) is not None:
+                    lit.rename(burnt)
+                    os.kill(number, signal.SIGKILL)
+                    return
+                time.sleep(0.02)
+
+    def _number(self, role: str) -> int | None:
+        """Of the process that plays a role; None while it is dead, or if another process has its number now."""
         try:
             number, mark = (self.folder / "running" / role).read_text().split()[:2]
-            if mark == (_folder if role == "database" else _began)(int(number)):  # and no other has its number now
-                burnt.write_text(role + _DEAD)
-                os.kill(int(number), signal.SIGKILL)
-        except (FileNotFoundError, ProcessLookupError, ValueError):  # dead already, or not born
-            burnt.write_text(role)
+            return int(number) if mark == (_folder if role == "database" else _began)(int(number)) else None
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
 
 
 def _folder(number: int) -> str:
@@ -91,8 +97,9 @@ def _folder(number: int) -> str:
 
 
 def _began(number: int) -> str:
-    """When a process began, in ticks since the machine did (proc(5), field 22)."""
-    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[19]
+    """When a process began, in ticks since the machine did (proc(5), field 22); "" for one that has ended."""
+    fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def site(fuses: Path, config: Any, seconds: float) -> None:

@@ -161,7 +161,7 @@ class House:
         done = threading.Event()
 
         def begin() -> Any:
-            process = processes.Process(target=fatal.site, args=(self.fuses.folder, config, SECONDS))
+            process = processes.Process(target=fatal.site, args=(self.fuses.folder, config, 12 * SECONDS))
             process.start()
             return process
 
@@ -174,11 +174,12 @@ class House:
 
     def bring_home(self, names: dict[str, str], port: int | None = None) -> set[str]:
         """Scan (name → priority), and wait until all series are home and everybody knows: the ids of the scans."""
-        before = delivered(self.config)
+        before, seconds = delivered(self.config), SECONDS + 30.0 * len(self.fuses.lit())
         for name, priority in names.items():
             drop(self.config, name, self.source, priority)
         with self.scanning(port or self.port):
-            wait_for(lambda: len(delivered(self.config) - before) == len(names) and not self.spool.entries(), self.told)
+            home = lambda: len(delivered(self.config) - before) == len(names) and not self.spool.entries()  # noqa: E731
+            wait_for(home, self.told, seconds)
             wait_for(lambda: self.ask("SELECT count(*) FROM procrastinate_jobs") == [(0,)], self.told)
         return delivered(self.config) - before
 
@@ -273,9 +274,9 @@ def answers(http: httpx.Client) -> bool:
         return False
 
 
-def wait_for(happened: Any, what: Any) -> None:
+def wait_for(happened: Any, what: Any, seconds: float = SECONDS) -> None:
     """Wait until something is true; `what` (a text, or who can tell) is said when it never is."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, what if isinstance(what, str) else what()
         time.sleep(0.05)
