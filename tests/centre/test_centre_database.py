@@ -168,6 +168,23 @@ def test_what_changed_or_is_gone_is_noticed(store, tmp_path):
         store.get("raw/a/c", DIGEST)
 
 
+def test_a_database_that_was_killed_while_it_started_starts_again():
+    """Its postmaster.pid lacks the last line, and nobody has its number."""
+    with tempfile.TemporaryDirectory(prefix="lampyris-", ignore_cleanup_errors=True) as folder:
+        settings = Settings(Path(folder))
+        database.dsn_of(settings)
+        database.stop(settings)
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        note = Path(folder) / "database" / "postmaster.pid"
+        note.write_text(f"{gone.pid}\n{note.parent}\n1795299350\n5432\n\n\n  2760725    524319\n")
+        try:
+            with psycopg.connect(database.dsn_of(settings)) as connection:
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+        finally:
+            database.stop(settings)
+
+
 def test_deleting_takes_one_scan_and_no_neighbour(store):
     for prefix in ("raw/a/b", "raw/a/bc", "raw/ab/b"):
         asyncio.run(store.put(prefix, DIGEST, DATA))

@@ -4,6 +4,7 @@ Our own listens on a socket alone and lets in the one user of the machine who ru
 Migrations go forward only: ours, and those of the job queue, each in its own transaction, noted with its digest.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -35,6 +36,8 @@ Pool: TypeAlias = AsyncConnectionPool[Connection]
 
 _MIGRATING = 0x1A3BC15
 """Number of the advisory lock under which one process migrates."""
+_NOTE_LINES = 8
+"""Of postmaster.pid, when PostgreSQL is ready."""
 _DOOR = {
     "pg_hba.conf": "# Written by Lampyris at every start.\nlocal all all peer map=lampyris\n",
     "pg_ident.conf": '# Written by Lampyris at every start.\nlampyris "{user}" postgres\n',
@@ -92,7 +95,20 @@ def _create(folder: Path) -> bool:
             _server(fresh, start=False).ensure_pgdata_inited()
             fresh.rename(folder)
             sync(folder.parent)
+        _tidy(folder)
         return _shut(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Take away the note of a PostgreSQL that was killed while it started: the wheel cannot read the half of it."""
+    note = folder / "postmaster.pid"
+    with contextlib.suppress(FileNotFoundError):
+        lines = note.read_text("utf-8").splitlines()
+        if 0 < len(lines) < _NOTE_LINES:
+            try:
+                os.kill(int(lines[0]), 0)
+            except ProcessLookupError:
+                note.unlink()
 
 
 def _server(folder: Path, *, start: bool = True) -> Any:
