@@ -10,12 +10,15 @@ from pathlib import Path
 
 from granian import Granian
 from granian.constants import Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
 
 from lampyris.centre import database
 from lampyris.centre.observe import logs
 from lampyris.centre.settings import VARIABLE, Settings
 
 _STOP_S = 30
+_READ_BYTES = 2 << 20
+"""Of a body at a time: each piece is handed from thread to thread, which costs more than what is in it."""
 
 
 def main() -> int:
@@ -46,6 +49,7 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> None:
         ssl_protocol_min=SSLProtocols.tls12,
         respawn_failed_workers=True,
         workers_kill_timeout=_STOP_S,
+        http1_settings=HTTP1Settings(max_buffer_size=_READ_BYTES),
         log_enabled=False,
     ).serve()
 
