@@ -9,10 +9,11 @@ import os
 import time
 from pathlib import Path
 
-from lampyris.centre import Settings, logs, opened
+from lampyris.centre import Settings, opened
 from lampyris.centre.jobs.hand import Made, Watch
 from lampyris.centre.jobs.queue import Work, check_queues
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.observe import logs
 from lampyris.centre.settings import VARIABLE
 from lampyris.centre.store import Store, raw_prefix, series_prefix
 from lampyris.transfer import Manifest, ReturnedFile
