@@ -55,7 +55,7 @@ def keys(store: Store) -> list[str]:
 
 def test_what_is_put_comes_back_once(store):
     for _ in range(2):
-        asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+        asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     assert store.get("raw/a/b", DIGEST) == DATA
     assert keys(store) == [f"raw/a/b/{DIGEST[:2]}/{DIGEST}"]
     assert store.free_bytes() is None
@@ -76,7 +76,7 @@ def test_a_file_in_several_parts_comes_back_in_any_range(store, tmp_path):
 
 
 def test_what_changed_or_is_gone_is_noticed(store):
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     obstore.put(store.store, f"raw/a/b/{DIGEST[:2]}/{DIGEST}", DATA[:-1])
     with pytest.raises(DamagedError, match="not what was stored"):
         store.get("raw/a/b", DIGEST)
@@ -99,7 +99,7 @@ def test_deleting_takes_every_object_of_one_scan_and_no_neighbour(store, monkeyp
 def test_a_bucket_that_is_not_there_is_the_operators_matter(endpoint, tmp_path):
     store = Store(Settings(tmp_path, store="s3://another/prefix"))
     with pytest.raises(StorageError):
-        asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+        asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
 
 
 def test_a_scan_goes_through_a_bucket_and_comes_home(endpoint, settings, invite):

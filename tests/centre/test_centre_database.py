@@ -147,8 +147,8 @@ def store(tmp_path) -> Store:
 
 
 def test_what_is_put_comes_back(store, tmp_path):
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     assert store.get("raw/a/b", DIGEST) == DATA
     (tmp_path / "x").write_bytes(DATA)
     assert store.put_file("series/a/b", tmp_path / "x") == (len(DATA), DIGEST)
@@ -160,7 +160,7 @@ def test_what_is_put_comes_back(store, tmp_path):
 
 
 def test_what_changed_or_is_gone_is_noticed(store, tmp_path):
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     (tmp_path / "objects" / "raw/a/b" / DIGEST[:2] / DIGEST).write_bytes(DATA[:-1])
     with pytest.raises(DamagedError, match="not what was stored"):
         store.get("raw/a/b", DIGEST)
@@ -187,14 +187,14 @@ def test_a_database_that_was_killed_while_it_started_starts_again():
 
 def test_deleting_takes_one_scan_and_no_neighbour(store):
     for prefix in ("raw/a/b", "raw/a/bc", "raw/ab/b"):
-        asyncio.run(store.put(prefix, DIGEST, DATA))
+        asyncio.run(store.put(prefix, DIGEST, [DATA]))
     assert [store.delete_all("raw/a/b") for _ in range(2)] == [1, 0]
     assert store.get("raw/a/bc", DIGEST) == store.get("raw/ab/b", DIGEST) == DATA
 
 
 def test_what_is_being_laid_down_is_no_object_yet(store, tmp_path):
     """Half a chunk of a process that was killed is neither found nor counted."""
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     (half,) = (tmp_path / "objects").rglob(DIGEST)
     half.rename(half.with_name(f"{DIGEST}#4711"))
     with pytest.raises(DamagedError, match="gone"):
@@ -211,5 +211,5 @@ def test_a_folder_that_cannot_be_is_the_operators_matter(tmp_path):
 def test_a_bucket_needs_no_folder():
     """Any URL that obstore knows; memory stands for a bucket here."""
     store = Store(Settings(Path("nowhere"), store="memory:///"))
-    asyncio.run(store.put("raw/a/b", DIGEST, DATA))
+    asyncio.run(store.put("raw/a/b", DIGEST, [DATA]))
     assert (store.get("raw/a/b", DIGEST), store.free_bytes()) == (DATA, None)

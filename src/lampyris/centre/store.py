@@ -9,7 +9,7 @@ import hashlib
 import mmap
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,18 @@ class Store:
         else:
             self.store = from_url(settings.store)
 
-    async def put(self, prefix: str, digest: str, data: bytes | memoryview) -> None:
-        """Bytes whose SHA-256 the caller has checked; when this returns they are on stable storage."""
+    async def put(self, prefix: str, digest: str, pieces: Sequence[bytes]) -> None:
+        """Bytes in pieces, whose SHA-256 the caller has checked; when this returns they are on stable storage."""
         key = _key(prefix, digest)
         try:
             if self.folder is not None:
-                await asyncio.to_thread(_settle, self.folder, key, data)
+                await asyncio.to_thread(_settle, self.folder, key, pieces)
             else:
-                await obstore.put_async(self.store, key, data, use_multipart=False)
+                await obstore.put_async(self.store, key, b"".join(pieces), use_multipart=False)
         except (OSError, BaseError) as error:
-            raise StorageError(f"an object of {len(data)} bytes cannot be stored: is the disk full?") from error
+            raise StorageError(
+                f"an object of {sum(map(len, pieces))} bytes cannot be stored: is the disk full?"
+            ) from error
 
     def put_file(self, prefix: str, path: Path) -> tuple[int, str]:
         """A whole file under its digest: (bytes, digest)."""
@@ -87,10 +89,10 @@ class Store:
                 if self.folder is None:
                     obstore.put(self.store, key, path)
                 elif size == 0:
-                    _settle(self.folder, key, b"")
+                    _settle(self.folder, key, [])
                 else:
                     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                        _settle(self.folder, key, content)
+                        _settle(self.folder, key, [content])
             except (OSError, BaseError) as error:
                 raise StorageError(f"a file of {size} bytes cannot be stored: is the disk full?") from error
         return size, digest
@@ -167,14 +169,14 @@ def _key(prefix: str, digest: str) -> str:
     return f"{prefix}/{digest[:2]}/{digest}"
 
 
-def _settle(folder: Path, key: str, data: bytes | memoryview | mmap.mmap) -> None:
+def _settle(folder: Path, key: str, pieces: Sequence[bytes | mmap.mmap]) -> None:
     """Lay bytes down under their key; they, their name and every folder above it last through a power cut."""
     place = folder / key
     partial = place.with_name(f"{place.name}#{secrets.randbits(62)}")  # obstore lists no such name
     for last in (False, True):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lay_down(partial, data)
+            lay_down(partial, pieces)
             break
         except FileNotFoundError:  # another process has just deleted the last object there, and the folder with it
             if last:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from lampyris.centre import ingest, returns
 from lampyris.centre.api import schema
 from lampyris.centre.api.access import Site, This
-from lampyris.centre.api.body import Gate, declared_length, read_body
+from lampyris.centre.api.body import Gate, declared_length, read_body, read_pieces
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import conflict, refusal, wait
 from lampyris.centre.service import Centre
@@ -108,12 +108,12 @@ async def put_chunk(scan: Scan, digest: Digest, request: Request, centre: This, 
     _check_space(centre, found.priority)
     gate: Gate = request.app.state.gate
     with gate.passed(site, found.priority):
-        data = await read_body(request, schema.BYTES, limits.CHUNK_BYTES)
-        if await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest()) != digest:
+        pieces = await read_pieces(request, schema.BYTES, limits.CHUNK_BYTES)
+        if await asyncio.to_thread(_digest, pieces) != digest:
             raise refusal(422, "CHUNK_DIGEST", "the body is not what its digest says: changed on the way?", retry=True)
-        chunk = Chunk(digest, len(data))
+        chunk = Chunk(digest, sum(map(len, pieces)))
         if found.state == "open":  # what was committed is here already
-            await centre.store.put(raw_prefix(site, scan), digest, data)
+            await centre.store.put(raw_prefix(site, scan), digest, pieces)
             async with centre.pool.connection() as connection:
                 await ingest.note_chunk(connection, found, chunk)
             centre.metrics.received.inc(chunk.size)
@@ -200,6 +200,13 @@ async def acknowledge(scan: Scan, request: Request, centre: This, site: Site) ->
         if home is not None:
             centre.traces.span(Traced(site, scan), "return", home)
         return JSONResponse((await ingest.status(connection, site, scan)).as_dict())
+
+
+def _digest(pieces: list[bytes]) -> str:
+    whole = hashlib.sha256()
+    for piece in pieces:
+        whole.update(piece)
+    return whole.hexdigest()
 
 
 def _check_space(centre: Centre, priority: str) -> None:
