@@ -87,10 +87,12 @@ def processes(phase: Phase) -> list[str]:
     busy, whole = (last.machine[k] - first.machine[k] for k in (0, 1))
     spent = {kind: (last.costs[kind].cpu_s - first.costs[kind].cpu_s) / len(phase.scans) for kind in first.costs}
     together = sum(seconds for kind, seconds in spent.items() if kind != "one worker")
+    others = busy - together * len(phase.scans)
     return [
         *rows,
         "",
-        f"The machine was {100 * busy / whole:.0f} % busy, simulated sites included. What these processes spend on a"
+        f"The machine was {100 * busy / whole:.0f} % busy, {100 * others / whole:.0f} % with programs that have nothing"
+        " to do with this, at a lower priority or the kernel's own. What these processes spend on a"
         f" scan fills its {os.cpu_count()} processors at {(os.cpu_count() or 1) / together:.1f} scans/s; one process of"
         f" the interface fills one at {1 / spent['interface']:.1f}, PostgreSQL one at {1 / spent['PostgreSQL']:.1f}.",
     ]
@@ -105,8 +107,8 @@ def patience(phase: Phase, left: int) -> str:
     within = sum(wait <= job_s for wait in waits)
     return (
         f"Crowded: {left} workers, none reserved, {phase.load.rate:g} scans/s for {left / job_s:g} that they can make."
-        f" STAT waited {max(waits):.2f} s at most for a worker, {within} of {len(waits)} no longer than a job's"
-        f" {job_s:g} s."
+        f" STAT waited {max(waits):.2f} s at most for a worker, {within} of {len(waits)} no longer than {job_s:g} s; a"
+        " job in hand also reads, writes and tells."
     )
 
 
@@ -130,7 +132,8 @@ def province(assumed: Assumed, prices: dict[str, Price], ingest: list[Brought], 
         f" peak of {assumed.peak:g} times the mean; {assumed.raw_gb:g} GB of counts a scan (60 % 16 rows × 30 turns,"
         f" 30 % 64 × 15, 10 % 256 × 4, of 900 channels × 1000 views × 2 bytes), coded to a {assumed.ratio:g}th (σ/4),"
         f" in chunks of {assumed.chunk_bytes >> 20} MiB; {assumed.images} images of {assumed.image_bytes / 1000:.0f} kB"
-        f" back; {assumed.looks:g} looks at a scan while it is under way. TLS ends at a proxy, which is not counted.",
+        f" back, each at the price of a `file`; {assumed.looks:g} looks at a scan while it is under way. TLS ends at a"
+        " proxy, which is not counted.",
         "",
         "| at the peak | processors of interfaces | processors of the database |",
         "|---|---|---|",
@@ -161,10 +164,11 @@ def province(assumed: Assumed, prices: dict[str, Price], ingest: list[Brought], 
 
 def load(chosen: Load) -> list[str]:
     return [
-        f"{chosen.sites} sites; a scan is {chosen.chunks} chunks of {chosen.chunk_bytes >> 10} KiB, its series"
-        f" {chosen.files} files of {chosen.file_bytes / 1000:.0f} kB; {100 * chosen.stat_share:.0f} % are STAT. One"
-        f" process of the interface, one PostgreSQL, {chosen.workers} workers for everything and {chosen.reserved} for"
-        f" STAT alone, each with {chosen.job_s:g} s of waiting in the place of the reconstruction.",
+        f"{chosen.sites} sites, {chosen.rate:g} scans/s at random moments; a scan is {chosen.chunks} chunks of"
+        f" {chosen.chunk_bytes >> 10} KiB, its series {chosen.files} files of {chosen.file_bytes / 1000:.0f} kB;"
+        f" {100 * chosen.stat_share:.0f} % are STAT. One process of the interface, one PostgreSQL, {chosen.workers}"
+        f" workers for everything and {chosen.reserved} for STAT alone, each with {chosen.job_s:g} s of waiting in the"
+        " place of the reconstruction.",
         "",
     ]
 

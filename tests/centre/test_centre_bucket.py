@@ -90,7 +90,7 @@ def test_deleting_takes_every_object_of_one_scan_and_no_neighbour(store, monkeyp
     for each in range(503):  # one after the other: the server loses some of those that come together
         obstore.put(store.store, f"raw/a/b/{each:04}", b"x")
     for prefix in ("raw/a/bc", "raw/ab/b"):
-        asyncio.run(store.put(prefix, DIGEST, DATA))
+        asyncio.run(store.put(prefix, DIGEST, [DATA]))
     assert [store.delete_all("raw/a/b") for _ in range(2)] == [503, 0]
     assert store.get("raw/a/bc", DIGEST) == store.get("raw/ab/b", DIGEST) == DATA
     assert len(keys(store)) == 2
