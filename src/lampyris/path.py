@@ -143,7 +143,7 @@ def run_simulate(subject: Subject, order: ScanOrder, progress: Progress) -> RawS
     return dataclasses.replace(made, acquisition=dataclasses.replace(made.acquisition, **lying), id="")
 
 
-def run_correct(scan: RawScan, recipe: Recipe, progress: Progress, shelf: Shelf | None) -> Projections:
+def run_correct(scan: RawScan, recipe: Recipe, progress: Progress, shelf: Shelf | None = None) -> Projections:
     return correct.correct(scan, ahead.steps_of(recipe), progress=progress, shelf=shelf)
 
 
@@ -177,7 +177,7 @@ def run_reconstruct(
 
 
 def run_passport(
-    volume: Volume, projections: Projections, recipe: Recipe, progress: Progress, shelf: Shelf | None
+    volume: Volume, projections: Projections, recipe: Recipe, progress: Progress, shelf: Shelf | None = None
 ) -> Passport:
     """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
 
