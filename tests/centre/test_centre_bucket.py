@@ -39,6 +39,8 @@ def endpoint(package, monkeypatch) -> Iterator[str]:
         "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    # What one server of a process was given the next one would still have.
+    assert httpx.post(f"{address}/moto-api/reset", trust_env=False).status_code == 200
     assert httpx.put(f"{address}/bucket", trust_env=False).status_code == 200
     yield address
     server.stop()
