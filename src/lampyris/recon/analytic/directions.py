@@ -74,6 +74,18 @@ class Lattice:
         ends = sorted((end - table) / scan.feed_mm_per_rad / self.step_rad for end in (from_mm, to_mm))
         return int(np.floor(ends[0])), int(np.ceil(ends[1]))
 
+    def thin_slices_at_once(self, field: Field, step_mm: float, data_bytes: int) -> int:
+        """How many slices, `step_mm` apart, are shown by the directions of so many bytes; at least a turn's feed."""
+        spots, views, rows, columns = self.scan.shape
+        held = data_bytes // (4 * spots * rows * columns)
+        if views <= held or self.scan.feed_mm_per_rad == 0:
+            return max(1, views)
+        radius = float(np.hypot(*field.centre_mm)) + field.side_mm / np.sqrt(2)
+        first, last = self.showing(0.0, 0.0, radius)
+        beside = last - first + 1 + 2 * self.group
+        travel = max(held - beside, 2 * self.scan.half_turn) * self.step_rad * abs(self.scan.feed_mm_per_rad)
+        return max(1, int(travel / step_mm))
+
 
 def lattice_of(orbit: Orbit, reach_mm: float) -> Lattice:
     """The lattice of directions (whole multiples of a step that divides π) and distances of a scan."""
@@ -138,27 +150,6 @@ def even_feed(orbit: Orbit) -> tuple[float, float]:
             " or a shuttle is not supported by wfbp"
         )
     return float(start), float(feed)
-
-
-def thin_slices_at_once(scan: ConeParallelScan, field: Field, step_mm: float, data_bytes: int) -> int:
-    """How many slices, `step_mm` apart, the turns of so many bytes reach; at least those of one turn's feed."""
-    spots, views, rows, columns = scan.shape
-    turn_bytes = 8 * spots * scan.half_turn * rows * columns
-    feed = 2 * np.pi * abs(scan.feed_mm_per_rad)
-    if 4 * spots * views * rows * columns <= data_bytes or feed == 0:
-        return max(1, views)
-    radius = float(np.hypot(*field.centre_mm)) + field.side_mm / np.sqrt(2)
-    kept = (data_bytes / turn_bytes - 1) * feed - 2 * _reach_mm(scan, radius)
-    return max(1, int(max(kept, feed) / step_mm))
-
-
-def _reach_mm(scan: ConeParallelScan, radius_mm: float) -> float:
-    """How far along y from the table's position a view sees voxels up to `radius_mm` from the axis, at most."""
-    lowest = scan.first_row_mm - scan.spot_axial_mm - scan.row_mm
-    half_height = float(np.abs(np.stack([lowest, lowest + (scan.rows + 1) * scan.row_mm])).max())
-    magnified = float(((scan.ahead_mm + radius_mm) / scan.cell_mm).max())
-    lag = abs(scan.feed_mm_per_rad) * float(np.abs(scan.lag_rad).max())
-    return half_height * magnified + lag + float(np.abs(scan.spot_axial_mm).max())
 
 
 def coverage(scan: ConeParallelScan, reach_mm: float) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from lampyris.model import (
 )
 from lampyris.model.arrays import canonical_json
 from lampyris.projector.backprojection import ConeParallelData, backproject_helical
-from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of, thin_slices_at_once
+from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of
 from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.analytic.filtering import filter_rows, ramp_filter
 from lampyris.recon.analytic.rebinning import resample, resampling, views_read
@@ -89,7 +89,7 @@ def image(
         made = None if shelf is None or views is None else shelf.load(maker.name(request, start, stop), views)
         return None if made is None else made["values"]
 
-    held = thin_slices_at_once(lattice.scan, field, plan.thin_step_mm, DATA_BYTES)
+    held = lattice.thin_slices_at_once(field, plan.thin_step_mm, DATA_BYTES)
     most = THICKEST_SLAB if is_planned(request) else held
     values = average_slabs(plan, field, maker.thin, progress, most=most, ready=ready)
     return values, plan.grid(field)
