@@ -8,7 +8,7 @@ from lampyris import raw
 from lampyris.ahead import Ahead, no_slices
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.reconstruct import recipe_of
-from lampyris.centre.jobs.shelf import EarlyShelf, FullError
+from lampyris.centre.jobs.shelf import EarlyShelf, UsedUpError
 from lampyris.centre.store import Store, raw_prefix
 from lampyris.transfer import Chunk, Manifest
 
@@ -49,7 +49,7 @@ class Arriving:
                 if self._shelf.kept_bytes > told:
                     told = self._shelf.kept_bytes
                     kept(told - began)
-        except FullError:
+        except UsedUpError:
             return f"{coming.views} of {coming.scan.views} views: the site's share is used up"
         reason = no_slices(coming.scan, recipe)
         what = "corrections and slices" if reason is None else f"corrections alone: {reason}"

@@ -29,14 +29,14 @@ from lampyris.transfer import Chunk
 _DIGEST_BYTES = 32
 
 
-class FullError(Exception):
+class UsedUpError(Exception):
     """The share of the site, or of the disk, is used up: nothing more is made early."""
 
 
 class EarlyShelf:
     """What was, and is being, made of one scan while it arrives: a `lampyris.model.Shelf`.
 
-    `room` is how many bytes may still be kept; keeping more raises FullError. `hits`, `misses` count what was asked
+    `room` is how many bytes may still be kept; keeping more raises UsedUpError. `hits`, `misses` count what was asked
     for by `load`, `kept_bytes` what was kept.
     """
 
@@ -64,7 +64,7 @@ class EarlyShelf:
     def keep(self, what: str, views: int, arrays: Mapping[str, np.ndarray]) -> None:
         data = _packed(arrays)
         if self.kept_bytes + len(data) > self.room:
-            raise FullError
+            raise UsedUpError
         self._store.leave(self._prefix, self._key(what, views), data)
         self.kept_bytes += len(data)
 
