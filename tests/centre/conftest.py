@@ -10,12 +10,15 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from centre_people import sign_in
 from centre_site import AUDIENCE, Site, served
 from fastapi import FastAPI
 
 from lampyris.centre import Centre, Settings, access, opened
 from lampyris.centre.api import create
 from lampyris.centre.database import dsn_of, migrate, stop
+from lampyris.centre.people.callers import CSRF_HEADER
+from lampyris.centre.people.sessions import COOKIE
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +99,25 @@ def invite(settings) -> Callable[[str], str]:
         return asyncio.run(whole())
 
     return make
+
+
+@pytest.fixture
+def signed_in(settings, client) -> Iterator[Callable[..., httpx.Client]]:
+    """A client of the same server in which somebody is signed in who has these roles: pairs of role and tenant."""
+    opened_clients: list[httpx.Client] = []
+
+    def make(*roles: tuple[str, str], login: str | None = None) -> httpx.Client:
+        session = sign_in(settings, login or f"person-{len(opened_clients)}", roles)
+        found = httpx.Client(
+            base_url=client.base_url, trust_env=False, timeout=20.0, cookies={COOKIE: session.cookie},
+            headers={CSRF_HEADER: session.csrf},
+        )  # fmt: skip
+        opened_clients.append(found)
+        return found
+
+    yield make
+    for each in opened_clients:
+        each.close()
 
 
 @pytest.fixture

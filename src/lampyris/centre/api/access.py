@@ -15,21 +15,12 @@ from lampyris.centre.api.body import read_body
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import refusal, unauthorised
-from lampyris.centre.service import Centre
+from lampyris.centre.request import This
 from lampyris.model import InputError
 from lampyris.transfer import ASSERTION_TYPE, Assertion, PublicKey, check_assertion, check_enrolment, limits
 
 router = APIRouter(prefix=limits.PREFIX, tags=["access"])
 _SHORT = 8192
-
-
-async def centre_of(request: Request) -> Centre:
-    """The centre that this process serves."""
-    centre: Centre = request.app.state.centre
-    return centre
-
-
-This = Annotated[Centre, Depends(centre_of)]
 
 
 _BEARER = HTTPBearer(auto_error=False, description="access token of POST /v1/token")

@@ -17,9 +17,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from lampyris.centre import access, ingest, service
 from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
-from lampyris.centre.api.access import Granted, This
+from lampyris.centre.api.access import Granted
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import not_found, refusal, wait
+from lampyris.centre.request import This
 from lampyris.centre.service import Centre
 from lampyris.transfer import limits
 
