@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from lampyris.centre import body as bodies
 from lampyris.centre import ingest
-from lampyris.centre.api import body as bodies
 from lampyris.transfer import limits
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text("utf-8")

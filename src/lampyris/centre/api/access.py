@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from lampyris.centre import access
 from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
-from lampyris.centre.api.body import read_body
+from lampyris.centre.body import read_body
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import refusal, unauthorised

@@ -23,9 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lampyris import __version__
 from lampyris.centre.api import access, scans, watch
-from lampyris.centre.api.body import Gate
 from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.api.watch import Bell
+from lampyris.centre.body import Gate
+from lampyris.centre.console import assets, home, page
 from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal, refusal, wait
@@ -35,7 +36,7 @@ from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
-_ROUTERS = (access.router, scans.router, watch.router)
+_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router)
 
 
 def application() -> FastAPI:
@@ -99,7 +100,7 @@ def _on_signal(action: Callable[[], None]) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """Every error as the protocol tells it; what is ours is logged, and nothing of it is told."""
+    """Every error as the protocol tells it, or as a page; what is ours is logged, and nothing of it is told."""
     refused = _refusal_of(error)
     body = refused.problem.as_dict()
     if refused.problem.code in ("TOKEN", "REPLAYED"):
@@ -109,6 +110,10 @@ async def _refused(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if refused.problem.status == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
+    if refused.problem.code == "SIGN_IN" and "hx-request" in request.headers:
+        headers["HX-Redirect"] = page.SIGN_IN
+    if page.wants_page(request):
+        return await page.refused(request, request.app.state.centre, refused.problem, headers)
     return JSONResponse(body, refused.problem.status, headers=headers, media_type=PROBLEMS)
 
 

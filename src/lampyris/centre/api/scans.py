@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from lampyris.centre import ingest, returns
 from lampyris.centre.api import schema
 from lampyris.centre.api.access import Site
-from lampyris.centre.api.body import Gate, declared_length, read_body, read_pieces
+from lampyris.centre.body import Gate, declared_length, read_body, read_pieces
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import conflict, refusal, wait
 from lampyris.centre.request import This

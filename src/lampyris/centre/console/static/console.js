@@ -1,0 +1,74 @@
+// What every page has: shortcuts, the help about them, a word when the centre does not answer, the reader's time zone.
+"use strict";
+(() => {
+  const year = 31536000;
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (zone) document.cookie = `lampyris_zone=${zone};path=/;max-age=${year};samesite=lax`;
+
+  const help = document.getElementById("help");
+  const notice = document.getElementById("notice");
+  let waits = false;
+
+  const typing = (target) => target.closest("input, select, textarea, [contenteditable]") !== null;
+  const pageOf = (key) =>
+    [...document.querySelectorAll(".pages a[data-key]")].find((link) => link.dataset.key === key);
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.defaultPrevented) return;
+    if (event.key === "Escape") {
+      document.querySelectorAll("details.menu[open]").forEach((menu) => {
+        menu.open = false;
+        menu.querySelector("summary").focus();
+      });
+      if (typing(event.target)) event.target.blur();
+      return;
+    }
+    if (typing(event.target) || document.querySelector("dialog[open]")) return;
+    const link = waits ? pageOf(event.key) : undefined;
+    waits = event.key === "g";
+    if (waits) {
+      setTimeout(() => { waits = false; }, 1500);
+    } else if (link) {
+      link.click();
+    } else if (event.key === "?") {
+      help.showModal();
+    } else if (event.key === "/") {
+      const search = document.querySelector("[data-search]");
+      if (search) search.focus();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("[data-help]")) help.showModal();
+    const copied = event.target.closest("[data-copy]");
+    if (copied) {
+      navigator.clipboard?.writeText(document.getElementById(copied.dataset.copy).textContent.trim()).then(
+        () => copied.classList.add("copied"),
+        () => {},
+      );
+    }
+    document.querySelectorAll("details.menu[open]").forEach((menu) => {
+      if (!menu.contains(event.target)) menu.open = false;
+    });
+  });
+
+  let hiding;
+  const say = (text) => {
+    notice.textContent = text;
+    clearTimeout(hiding);
+    hiding = setTimeout(() => { notice.textContent = ""; }, 8000);
+  };
+  document.addEventListener("htmx:sendError", () => say(notice.dataset.lost));
+  document.addEventListener("htmx:responseError", (event) => {
+    let detail = "";
+    try {
+      detail = JSON.parse(event.detail.xhr.responseText).detail;
+    } catch {
+      detail = "";
+    }
+    say(`${notice.dataset.failed} ${detail || ""}`);
+  });
+})();
