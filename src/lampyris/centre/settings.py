@@ -26,6 +26,8 @@ class Settings:
     dsn: str | None = None
     store: str | None = None
     recipe: str | None = None
+    companion: str | None = None
+    """Recipe with which every scan that is done is made once more, when workers are idle: what it is compared with."""
     traces: str | None = None
     """URL of an OTLP collector that traces of scans are sent to; needs the extra `otel`."""
     open_scans: int = 64

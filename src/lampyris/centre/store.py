@@ -45,9 +45,14 @@ def early_prefix(site: str, scan: str) -> str:
     return f"early/{site}/{scan}"
 
 
-def prefixes_of(site: str) -> tuple[str, str, str]:
+def remade_prefix(site: str, scan: str) -> str:
+    """Where lies what was made of a scan with other recipes than its first."""
+    return f"remade/{site}/{scan}"
+
+
+def prefixes_of(site: str) -> tuple[str, ...]:
     """Where everything of a site lies."""
-    return f"raw/{site}", f"series/{site}", f"early/{site}"
+    return f"raw/{site}", f"series/{site}", f"early/{site}", f"remade/{site}"
 
 
 class Store:

@@ -24,6 +24,7 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
         "dsn": os.environ.get("LAMPYRIS_DSN"),
         "store": arguments.store,
         "recipe": getattr(arguments, "recipe", None),
+        "companion": getattr(arguments, "companion", None),
         "traces": os.environ.get("LAMPYRIS_TRACES"),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -113,12 +114,14 @@ def check_reachable(arguments: argparse.Namespace) -> None:
 
 def check_recipe(arguments: argparse.Namespace) -> None:
     """InputError for a recipe that there is not, before anything is started."""
-    if arguments.recipe is None:
+    asked = [name for name in (arguments.recipe, arguments.companion) if name is not None]
+    if not asked:
         return
     from lampyris import recipes
 
-    if arguments.recipe not in recipes.names():
-        raise InputError(f"no recipe {arguments.recipe!r}; there are {', '.join(recipes.names())}")
+    for name in asked:
+        if name not in recipes.names():
+            raise InputError(f"no recipe {name!r}; there are {', '.join(recipes.names())}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -262,6 +262,7 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     from lampyris.cli import up as running
 
     default = "the recipe of scans that name none (default: routine)"
+    companion = "with what every scan is made once more when workers are idle, to be compared with (default: none)"
     serve = _command(sub, "serve", "answer sites: take raw scans, give series back", "lampyris serve --data /srv/ct")
     _place(serve)
     _reachable(serve)
@@ -276,6 +277,7 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="of stat, routine, batch (default all)",
     )  # fmt: skip
     work.add_argument("--recipe", default=None, help=default)
+    work.add_argument("--companion", default=None, metavar="RECIPE", help=companion)
     work.add_argument(
         "--gpu", type=centre.card, default=None, metavar="N",
         help="hold card N, as nvidia-smi counts, and compute on it what asks for a card (default: no card)",
@@ -288,6 +290,7 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     up.add_argument("--workers", type=int, default=1, metavar="N", help="workers for every queue (default 1)")
     up.add_argument("--stat-workers", type=int, default=0, metavar="N", help="workers for STAT alone (default 0)")
     up.add_argument("--recipe", default=None, help=default)
+    up.add_argument("--companion", default=None, metavar="RECIPE", help=companion)
     demo = up.add_argument_group("a demonstration", "a site on this machine, whose scans of a phantom are shown")
     demo.add_argument("--demo", action="store_true", help="scan at a tenth of the dose every so often")
     demo.add_argument(

@@ -38,11 +38,13 @@ _FULL_IN_WORDS = re.compile(rf"os error (?:{errno.ENOSPC}|{errno.EDQUOT})\b")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the process is told: the scan's manifest (JSON), an empty folder for it, and when it was committed."""
+    """What the process is told: the scan's manifest (JSON), an empty folder for it, when it was committed, and the
+    recipe where it is made again with another one."""
 
     manifest: bytes
     folder: Path
     committed: datetime
+    recipe: str | None
 
 
 class Hand:
@@ -64,7 +66,7 @@ class Hand:
         """Have a scan reconstructed; raises what the reconstruction raised, DiedError when the process died of it."""
         try:
             orders = self._started()
-            orders.send(Order(manifest.to_json(), folder, work.committed))
+            orders.send(Order(manifest.to_json(), folder, work.committed, work.recipe))
             while True:
                 kind, *told = orders.recv()
                 if kind == "at":
@@ -186,7 +188,7 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
             manifest = Manifest.parse(order.manifest)
             files, verdict = reconstruct(
                 store, manifest, order.folder, default=settings.recipe, committed=order.committed, watch=watch,
-                early=lambda hits, misses: orders.send(("early", hits, misses)),
+                early=lambda hits, misses: orders.send(("early", hits, misses)), other=order.recipe,
             )  # fmt: skip
             answer = ("made", files, verdict)
         except Exception as error:  # the worker decides what becomes of the scan

@@ -20,13 +20,13 @@ CHANNEL = "lampyris_scan"
 _RANGE = 1_000_000_000
 _FIRST = {"stat": 1_500_000_000, "routine": 500_000_000, "batch": -500_000_000}
 """Priority of the job whose turn is 0: within int4, every STAT is before every routine scan, these before batch."""
-_ROOM_S = 30.0
+ROOM_S = 30.0
 """After so long a scan that met a full disk looks whether there is room."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One try of one scan."""
+    """One try of one scan; `recipe` where it is made again with another one than its first series was."""
 
     number: int
     site: str
@@ -34,6 +34,7 @@ class Work:
     signed: str
     committed: datetime
     attempt: int
+    recipe: str | None = None
 
 
 async def enqueue(
@@ -166,7 +167,7 @@ async def again(connection: Connection, jobs: App, work: tuple[int, int], error:
             "UPDATE scan SET reason_code = %s, reason = %s, attempts = %s WHERE number = %s",
             (error.code, str(error), row["attempts"] - (not counted), number),
         )
-        delay_s = 5.0 ** row["attempts"] if counted else _ROOM_S
+        delay_s = 5.0 ** row["attempts"] if counted else ROOM_S
         await enqueue(connection, jobs, number, row["site"], row["priority"], delay_s=delay_s)
     return True
 
@@ -184,30 +185,33 @@ class DiedError(LampyrisError):
     retry = True
 
 
+DEATH = DiedError("the worker died: was it killed, or out of memory?")
+
+
 async def recover(connection: Connection, jobs: App, *, silent_s: float, tries: int) -> list[int]:
     """Queue again, or fail, every scan whose worker has given no sign of life for so long, or whose job is gone.
 
     Gives the numbers of those scans. Safe with many callers: each job ends one try of one scan, once.
     """
-    lost: list[tuple[int, int]] = []
-    stalled = list(await jobs.job_manager.get_stalled_jobs(seconds_since_heartbeat=silent_s))
-    for job in stalled:
-        if job.id is not None and isinstance(number := job.task_kwargs.get("number"), int):
-            lost.append((number, job.id))
+    left = await stalled(jobs, TASK, silent_s=silent_s)
     cursor = await connection.execute(
         "SELECT number, job FROM scan WHERE state IN ('queued', 'running')"
         " AND NOT EXISTS (SELECT FROM procrastinate_jobs WHERE id = job)"
     )
-    lost += [(row["number"], row["job"]) for row in await cursor.fetchall()]
-    died = DiedError("the worker died: was it killed, or out of memory?")
-    recovered = [work[0] for work in lost if await again(connection, jobs, work, died, tries=tries)]
-    for job in stalled:
-        if job.id is not None:
-            await _forget(connection, job.id)
+    lost = left + [(row["number"], row["job"]) for row in await cursor.fetchall()]
+    recovered = [work[0] for work in lost if await again(connection, jobs, work, DEATH, tries=tries)]
+    for _, job in left:
+        await forget_job(connection, job)
     return recovered
 
 
-async def _forget(connection: Connection, job: int) -> None:
+async def stalled(jobs: App, task: str, *, silent_s: float) -> list[tuple[int, int]]:
+    """(number, job) of each job of a task whose worker has given no sign of life for so long."""
+    found = await jobs.job_manager.get_stalled_jobs(seconds_since_heartbeat=silent_s, task_name=task)
+    return [(int(str(job.task_kwargs["number"])), job.id) for job in found if job.id is not None]
+
+
+async def forget_job(connection: Connection, job: int) -> None:
     """Delete a job that nobody works on any more; another caller may have done so."""
     await connection.execute("DELETE FROM procrastinate_jobs WHERE id = %s AND status = 'doing'", (job,))
 

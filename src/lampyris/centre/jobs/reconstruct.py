@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from lampyris import path, raw, recipes
+from lampyris import dicom, path, raw, recipes, recon
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.shelf import EarlyShelf
-from lampyris.centre.store import Store, early_prefix, raw_prefix, series_prefix
+from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import (
     Assessment,
     FormatError,
@@ -33,6 +34,10 @@ from lampyris.report import Column, write_page
 from lampyris.transfer import Manifest, ReturnedFile, limits
 
 _ASSESSMENT, _PAGE = "assessment.json", "report.html"
+_TOLD = (
+    *("BodyPartExamined", "ProtocolName", "PatientPosition", "KVP", "SpiralPitchFactor", "CTDIPhantomDiameter"),
+    "dose_fraction",
+)
 _FOLD, _SMALL = 64, 64 << 20
 """What a scan may unfold to: noise cannot be packed tenfold, and 64 MiB harm nobody."""
 
@@ -70,18 +75,18 @@ def open_scan(manifest: Manifest, place: Path) -> RawScan:
     return scan
 
 
-def recipe_of(manifest: Manifest, default: str | None, scan: RawScan) -> Recipe:
-    """The recipe that the site asked for, or the centre's, with the image as the site planned it.
+def recipe_of(manifest: Manifest, default: str | None, scan: RawScan, other: str | None = None) -> Recipe:
+    """The recipe that the site asked for, or the centre's, with the image as the site planned it; or the `other` one.
 
     Only recipes of our own can be named from outside.
 
     One that does not exist is the site's fault if the site named it, the operator's otherwise.
     """
-    name = manifest.recipe or default
+    name = other or manifest.recipe or default
     if name is None:
         name = "industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine"
     if name not in recipes.names():
-        blame = MachineError if manifest.recipe is None else InputError
+        blame = MachineError if manifest.recipe != name else InputError
         raise blame(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
     chosen, image = recipes.recipe(name), manifest.image
     if image is None:
@@ -99,18 +104,20 @@ def reconstruct(
     committed: datetime,
     watch: path.Watch,
     early: Callable[[int, int], None] = lambda _hits, _misses: None,
+    other: str | None = None,
 ) -> tuple[list[ReturnedFile], str]:
     """Every file of the series, in the store, and the gate's verdict.
 
     `folder` is empty and the caller's to delete. The moment in the images is that of the commit, so that a second try
-    makes the same series. `early` is told how much was there that could be, and was not: hits and misses.
+    makes the same series. `early` is told how much was there that could be, and was not: hits and misses. With `other`
+    the scan is made again with that recipe; its files lie apart from those of the first series.
     """
     watch("fetch", 0.0)
     raw_folder, series_folder = folder / "raw", folder / "series"
     raw_folder.mkdir()
     place = lay_out(store, manifest, raw_folder)
     scan = open_scan(manifest, place)
-    recipe = recipe_of(manifest, default, scan)
+    recipe = recipe_of(manifest, default, scan, other)
     given = (
         scan,
         recipe,
@@ -118,15 +125,42 @@ def reconstruct(
         Study(**dict(manifest.study)),
         path.Destination(series_folder, "ct", committed),
     )
-    shelf = shelf_of(store, manifest, place, scan, recipe)
+    shelf = shelf_of(store, manifest, place, scan, recipe) if other is None else None
     made = path.travel(given, path.Series, watch=watch, shelf=shelf)
     assessment = made.the(Assessment)
     if shelf is not None:
         early(shelf.hits, shelf.misses)
-    (series_folder / _ASSESSMENT).write_text(json.dumps(assessment.as_dict(), ensure_ascii=False), "utf-8")
+    (series_folder / _ASSESSMENT).write_text(json.dumps(told_of(made), ensure_ascii=False), "utf-8")
     write_page(series_folder / _PAGE, "A judged series", f"scan {manifest.scan}", [_column(made)])
     watch("store", 0.0)
-    return keep(store, series_prefix(manifest.site, manifest.scan), series_folder), assessment.verdict
+    prefix_of = series_prefix if other is None else remade_prefix
+    return keep(store, prefix_of(manifest.site, manifest.scan), series_folder), assessment.verdict
+
+
+def told_of(made: path.Journey) -> dict[str, Any]:
+    """Figures, curves and verdict, the passport's tasks, and the way the image was made: all that a page tells of it.
+
+    Of the patient nothing but what bears on the dose: part of the body and position.
+    """
+    projections, recipe, volume = made.the(Projections), made.the(Recipe), made.the(Volume)
+    assessment, acquisition = made.the(Assessment), projections.acquisition
+    provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
+    return {
+        **assessment.as_dict(),
+        "detections": [one.as_dict() for one in made.the(Passport).detections],
+        "provenance": {
+            "scan": projections.scan_id,
+            "software": provenance.software_version,
+            "recipe": recipe.as_dict(),
+            "recipe_digest": recipe.digest(),
+            "method": recon.complete(recipe.method).as_dict(),
+            "corrections": [{"name": one.name, "settings": dict(one.settings)} for one in projections.history],
+            "derivation": provenance.derivation(volume),
+            "views": projections.geometry.shape[0],
+        },
+        "acquisition": {name: getattr(acquisition, name) for name in _TOLD},
+        "grid": {"shape": list(volume.grid.shape), "spacing_mm": list(volume.grid.spacing_mm)},
+    }
 
 
 def _column(made: path.Journey) -> Column:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import early, queue
-from lampyris.centre.store import Store, early_prefix, raw_prefix, series_prefix
+from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import InputError
 from lampyris.transfer import limits
 
@@ -76,8 +76,8 @@ async def forget(connection: Connection, store: Store, site: str, scan: str) -> 
     row = await cursor.fetchone()
     if row is None:
         return False
-    for prefix in (raw_prefix(site, scan), series_prefix(site, scan), early_prefix(site, scan)):
-        await asyncio.to_thread(store.delete_all, prefix)
+    for prefix_of in (raw_prefix, series_prefix, early_prefix, remade_prefix):
+        await asyncio.to_thread(store.delete_all, prefix_of(site, scan))
     await connection.execute("DELETE FROM scan WHERE number = %s AND finished IS NOT NULL", (row["number"],))
     return True
 
@@ -97,19 +97,26 @@ async def _abandon(connection: Connection, days: float) -> int:
 
 
 async def _delete(connection: Connection, store: Store, what: str, since: str, days: float) -> int:
-    """Delete the objects of scans whose time is over; `what` and `since` are this module's own words."""
-    due = f"{what}_deleted IS NULL AND {since} < now() - make_interval(secs => %s)"
+    """Delete the objects of scans whose time is over; `what` and `since` are this module's own words.
+
+    Not while a scan is made again with another recipe: that needs its raw data, and its series goes with the first.
+    """
+    due = (
+        f"{what}_deleted IS NULL AND {since} < now() - make_interval(secs => %s)"
+        " AND NOT EXISTS (SELECT FROM remake WHERE remake.scan = scan.number AND remake.state IN ('queued', 'running'))"
+    )
     cursor = await connection.execute(
         f"SELECT number, site, id FROM scan WHERE {due} ORDER BY number LIMIT %s", (_s(days), _AT_ONCE)
     )
-    prefix_of = {"raw": raw_prefix, "series": series_prefix}[what]
+    below = {"raw": (raw_prefix,), "series": (series_prefix, remade_prefix)}[what]
     rows = await cursor.fetchall()
     for row in rows:
         async with connection.transaction():  # a scan that is released meanwhile keeps its raw data
+            await connection.execute("SELECT FROM scan WHERE number = %s FOR UPDATE", (row["number"],))
             still = await connection.execute(
                 f"UPDATE scan SET {what}_deleted = now() WHERE number = %s AND {due}", (row["number"], _s(days))
             )
-            if still.rowcount:
+            for prefix_of in below if still.rowcount else ():
                 await asyncio.to_thread(store.delete_all, prefix_of(row["site"], row["id"]))
     return len(rows)
 

@@ -13,20 +13,21 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import structlog
-from procrastinate import JobContext
+from procrastinate import App, JobContext
 
 from lampyris.centre.database import ABSENT, Connection
-from lampyris.centre.jobs import early, queue, retention
+from lampyris.centre.jobs import early, queue, remakes, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
 from lampyris.centre.jobs.idle import Idle
 from lampyris.centre.jobs.queue import Work
 from lampyris.centre.observe.traces import Traced
+from lampyris.centre.refusals import Refusal
 from lampyris.centre.service import Centre
 from lampyris.model import InputError, LampyrisError, StorageError
-from lampyris.transfer import Manifest, manifest_of
+from lampyris.transfer import Manifest, ReturnedFile, manifest_of
 
 T = TypeVar("T")
 Make: TypeAlias = Callable[[Work, Manifest, Path, Watch], Made]
@@ -35,6 +36,31 @@ Make: TypeAlias = Callable[[Work, Manifest, Path, Watch], Made]
 SILENT_HEARTBEATS = 6
 _TELL_S = 1.0
 _SWEEP_S = 3600.0
+
+
+class Table(Protocol):
+    """Whose rows are tried: the modules `queue` and `remakes` have the same transitions under the same names."""
+
+    TASK: str
+
+    async def start(self, connection: Connection, number: int, job: int) -> Work | None: ...
+
+    async def progress(self, connection: Connection, number: int, job: int, station: str, done: float) -> None: ...
+
+    async def finish(
+        self, connection: Connection, number: int, job: int, files: Sequence[ReturnedFile], verdict: str
+    ) -> bool: ...
+
+    async def end(self, connection: Connection, number: int, job: int, state: str, code: str, reason: str) -> bool: ...
+
+    async def again(
+        self, connection: Connection, jobs: App, work: tuple[int, int], error: LampyrisError, *, tries: int
+    ) -> bool: ...
+
+    async def recover(self, connection: Connection, jobs: App, *, silent_s: float, tries: int) -> list[int]: ...
+
+
+_TABLES: tuple[Table, ...] = (queue, remakes)
 
 
 async def work(
@@ -52,12 +78,16 @@ async def work(
     """
     settings = centre.settings
 
-    async def task(context: JobContext, number: int) -> None:
-        assert context.job.id is not None
-        with contextlib.nullcontext() if idle is None else idle.busy():
-            await _try(centre, (number, context.job.id), make, scratch)
+    def task_of(table: Table) -> Callable[[JobContext, int], Awaitable[None]]:
+        async def task(context: JobContext, number: int) -> None:
+            assert context.job.id is not None
+            with contextlib.nullcontext() if idle is None else idle.busy():
+                await _try(centre, table, (number, context.job.id), make, scratch)
 
-    centre.jobs.task(name=queue.TASK, pass_context=True)(task)
+        return task
+
+    for table in _TABLES:
+        centre.jobs.task(name=table.TASK, pass_context=True)(task_of(table))
     log = structlog.get_logger()
     with _scratch(settings.folder / "scratch") as scratch:
         aside = contextlib.nullcontext() if idle is None else idle.beside(scratch / "early")
@@ -99,29 +129,28 @@ class _Progress:
         self.at = (station, done)
 
 
-async def _try(centre: Centre, which: tuple[int, int], make: Make, scratch: Path) -> None:
-    """One try of one scan, from its start to a state that lasts."""
+async def _try(centre: Centre, table: Table, which: tuple[int, int], make: Make, scratch: Path) -> None:
+    """One try of one scan, or of one remake, from its start to a state that lasts."""
     number, job = which
-    begun = await _surely(centre, lambda connection: queue.start(connection, number, job))
+    begun = await _surely(centre, lambda connection: table.start(connection, number, job))
     if begun is None:
         return
-    log = structlog.get_logger().bind(scan=begun.scan, site=begun.site, attempt=begun.attempt)
+    log = structlog.get_logger().bind(scan=begun.scan, site=begun.site, attempt=begun.attempt, recipe=begun.recipe)
     log.info("scan started")
     progress, began_ns = _Progress(), time.time_ns()
-    async with _told(centre, which, progress):
+    async with _told(centre, table, which, progress):
         made, error = await _made(begun, make, scratch, progress)
     for station, seconds in progress.seconds.items():
         centre.metrics.station_seconds.labels(station).observe(seconds)
     if made is not None:
-        files, verdict = made
-        kept = await _surely(centre, lambda connection: queue.finish(connection, number, job, files, verdict))
+        kept = await _surely(centre, lambda connection: _finished(centre, connection, table, which, made))
         state = "done" if kept else "lost"
         with contextlib.suppress(*ABSENT, StorageError):  # the sweep comes by what is left
             async with centre.pool.connection() as connection:
-                await early.clear(connection, centre.store, number)
+                await early.clear(connection, centre.store, begun.number)
     else:
         assert error is not None
-        state = await _surely(centre, lambda connection: _failed(centre, connection, which, error))
+        state = await _surely(centre, lambda connection: _failed(centre, connection, table, which, error))
     centre.metrics.ended.labels(state).inc()
     _trace(centre, begun, progress, began_ns, {"lampyris.state": state, "lampyris.code": error.code if error else None})
     took = {station: round(seconds, 2) for station, seconds in progress.seconds.items()}
@@ -149,13 +178,26 @@ async def _made(
         return None, blamed(error, progress.at[0])
 
 
-async def _failed(centre: Centre, connection: Connection, which: tuple[int, int], error: LampyrisError) -> str:
+async def _finished(centre: Centre, connection: Connection, table: Table, which: tuple[int, int], made: Made) -> bool:
+    """What was made is there, and what it is to be compared with is asked for, in one transaction."""
+    companion = centre.settings.companion
+    async with connection.transaction():
+        kept = await table.finish(connection, *which, *made)
+        if kept and table is queue and companion is not None:
+            with contextlib.suppress(Refusal):  # the series was made with that very recipe
+                await remakes.ask(connection, centre.jobs, which[0], companion, remakes.POLICY)
+    return kept
+
+
+async def _failed(
+    centre: Centre, connection: Connection, table: Table, which: tuple[int, int], error: LampyrisError
+) -> str:
     number, job = which
     if error.retry:
         tries = centre.settings.tries
-        return "again" if await queue.again(connection, centre.jobs, which, error, tries=tries) else "failed"
+        return "again" if await table.again(connection, centre.jobs, which, error, tries=tries) else "failed"
     state = "refused" if isinstance(error, InputError) else "failed"
-    await queue.end(connection, number, job, state, error.code, str(error))
+    await table.end(connection, number, job, state, error.code, str(error))
     return state
 
 
@@ -170,7 +212,7 @@ async def _surely(centre: Centre, action: Callable[[Connection], Awaitable[T]]) 
 
 
 @asynccontextmanager
-async def _told(centre: Centre, which: tuple[int, int], progress: _Progress) -> AsyncIterator[None]:
+async def _told(centre: Centre, table: Table, which: tuple[int, int], progress: _Progress) -> AsyncIterator[None]:
     """Write down where the work is, once a second if it moved."""
 
     async def tell() -> None:
@@ -181,7 +223,7 @@ async def _told(centre: Centre, which: tuple[int, int], progress: _Progress) -> 
                 last = progress.at
                 with contextlib.suppress(*ABSENT):
                     async with centre.pool.connection() as connection:
-                        await queue.progress(connection, *which, *last)
+                        await table.progress(connection, *which, *last)
 
     async with _beside(tell()):
         yield
@@ -198,8 +240,10 @@ async def _kept(centre: Centre) -> AsyncIterator[None]:
         while True:
             with contextlib.suppress(*ABSENT):
                 async with centre.pool.connection() as connection:
-                    for number in await queue.recover(connection, centre.jobs, silent_s=silent_s, tries=settings.tries):
-                        log.warning("a worker died, its scan is queued again", number=number)
+                    for table in _TABLES:
+                        again = await table.recover(connection, centre.jobs, silent_s=silent_s, tries=settings.tries)
+                        for number in again:
+                            log.warning("a worker died, its work is queued again", task=table.TASK, number=number)
                     if time.monotonic() - swept > _SWEEP_S:
                         swept = time.monotonic()
                         log.info("swept", **await retention.sweep(connection, centre.store))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # parsing a command line needs neither a web server nor a dat
     from lampyris.cli.up.processes import Processes, Program
 
 _LOOK_S = 0.1
+_COMPANION = "routine"
+"""What the demonstration compares its series with: filtered backprojection at the same dose."""
 LogOf: TypeAlias = Callable[[str], Path | None]
 """Name of a process → where its log goes; None = to stderr."""
 Times: TypeAlias = Callable[[], int]
@@ -32,6 +34,8 @@ def up(arguments: argparse.Namespace) -> int:
     from lampyris.cli.up.processes import Processes, alone
 
     check_reachable(arguments)
+    if arguments.demo and not arguments.once and arguments.companion is None:
+        arguments.companion = _COMPANION
     check_recipe(arguments)
     _check_demo(arguments)
     settings = settings_of(arguments)
