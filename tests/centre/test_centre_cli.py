@@ -208,6 +208,32 @@ def test_a_centre_speaks_to_strangers_through_tls_alone(capsys, options, why):
         assert why in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_node_speaks_to_strangers_through_tls_unless_its_network_is_closed(capsys):
+    assert cli.main(["node", "--host", "0.0.0.0"]) == 65
+    assert "--plain" in " ".join(capsys.readouterr().err.split())
+
+
+def test_nodes_and_orders_are_said_on_the_command_line(settings, invite, monkeypatch, capsys):
+    invite("st-anna")
+    monkeypatch.setenv("LAMPYRIS_DSN", settings.dsn)
+    data = ["--data", str(settings.folder)]
+    node = ["CT1", "st-anna", "127.0.0.1", "104", "--may", "store,worklist"]
+    assert cli.main(["centre", "node", "add", *node, *data]) == 0
+    assert cli.main(["centre", "node", "change", *node, "--charset", "GB18030", *data]) == 0
+    assert cli.main(["centre", "node", "add", *node, *data]) == 65
+    assert "unique" in " ".join(capsys.readouterr().err.split())
+    assert cli.main(["centre", "node", "list", "--json", *data]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["aet"], told["charset"], told["may"]) == ("CT1", "GB18030", ["store", "worklist"])
+    assert cli.main(["centre", "order", "add", "st-anna", "P-1", "张^三", "--birth", "19700102", *data, "--json"]) == 0
+    step = json.loads(capsys.readouterr().out)["step"]
+    assert cli.main(["centre", "order", "withdraw", "st-anna", step, *data]) == 0
+    assert cli.main(["centre", "order", "list", "st-anna", "--json", *data]) == 0
+    (order,) = json.loads(capsys.readouterr().out)
+    assert (order["patient_name"], order["state"]) == ("张^三", "withdrawn")
+    assert cli.main(["centre", "node", "remove", "CT1", "st-anna", *data]) == 0
+
+
 def test_a_worker_serves_queues_that_there_are(capsys):
     with pytest.raises(SystemExit) as left:
         cli.main(["work", "--queues", "fast"])
@@ -235,18 +261,19 @@ def children(process: int) -> list[int]:
 
 
 def test_everything_comes_up_is_mended_when_killed_and_ends_together(settings):
-    """`lampyris up`: its server and its worker are killed, and are there again; Ctrl-C ends all of it."""
+    """`lampyris up`: its server, worker and node are killed, and are there again; Ctrl-C ends all of it."""
     port = free_port()
     command = [sys.executable, "-m", "lampyris.cli", "up", "--data", str(settings.folder), "--port", str(port)]
+    command += ["--dicom-port", str(free_port())]
     process = subprocess.Popen(command, env=os.environ | {"LAMPYRIS_DSN": settings.dsn}, stderr=subprocess.DEVNULL)
     try:
         ready(port, 300)
         killed = children(process.pid)
-        assert len(killed) == 3, "interface, worker, and the keeper that ends them when this process cannot"
+        assert len(killed) == 4, "interface, worker, node, and the keeper that ends them when this process cannot"
         for child in killed:
             os.kill(child, signal.SIGKILL)
         deadline = time.monotonic() + 300
-        while len(begun := children(process.pid)) != 3 or set(begun) & set(killed):
+        while len(begun := children(process.pid)) != 4 or set(begun) & set(killed):
             assert time.monotonic() < deadline, begun
             time.sleep(0.1)
         ready(port, 300)

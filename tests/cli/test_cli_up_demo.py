@@ -44,6 +44,8 @@ class Run:
             str(folder),
             "--port",
             str(port),
+            "--dicom-port",
+            "0",
         ]
         self.folder, self.seen, self.said = folder, set[int](), (folder.parent / f"said-{port}")
         with self.said.open("wb") as said:

@@ -15,7 +15,7 @@ from lampyris.centre import Settings
 from lampyris.centre.store import Store
 from lampyris.cli.main import parser
 
-VERBS = ("serve", "work", "up", "centre")
+VERBS = ("serve", "work", "node", "up", "centre")
 """Verbs that may be named alone, without what they need to run."""
 OURS_TO_FILL = {"STORE", "PUBLIC_URL", "QUEUES"}
 OF_OTHERS = {"POSTGRES_PASSWORD", "POSTGRES_USER", "POSTGRES_DB", "PATH", "PYTHONUNBUFFERED"}

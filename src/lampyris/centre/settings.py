@@ -30,6 +30,10 @@ class Settings:
     """Recipe with which every scan that is done is made once more, when workers are idle: what it is compared with."""
     traces: str | None = None
     """URL of an OTLP collector that traces of scans are sent to; needs the extra `otel`."""
+    aet: str = "LAMPYRIS"
+    """AE title of the centre in the DICOM network."""
+    dicom_tls: str | None = None
+    """Folder of cert.pem, key.pem and ca.pem for DICOM over TLS."""
     open_scans: int = 64
     """Scans that one site may have open; as many again for STAT."""
     waiting_scans: int = 20_000

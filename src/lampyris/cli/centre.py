@@ -1,4 +1,4 @@
-"""`lampyris serve | work` → the processes of a centre."""
+"""`lampyris serve | work | node` → the processes of a centre."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
     """The centre that a command line means. A DSN may hold a password, so it comes from the environment."""
     from lampyris.centre import Settings
 
-    answers = hasattr(arguments, "host")
+    answers = hasattr(arguments, "public_url")
     chosen = {
         "audience": (arguments.public_url or address_of(arguments)) if answers else None,
         "dsn": os.environ.get("LAMPYRIS_DSN"),
@@ -26,6 +26,8 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
         "recipe": getattr(arguments, "recipe", None),
         "companion": getattr(arguments, "companion", None),
         "traces": os.environ.get("LAMPYRIS_TRACES"),
+        "aet": os.environ.get("LAMPYRIS_AET"),
+        "dicom_tls": os.environ.get("LAMPYRIS_DICOM_TLS"),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     return Settings(arguments.data.resolve(), **given)
@@ -43,6 +45,22 @@ def work(arguments: argparse.Namespace) -> int:
     check_recipe(arguments)
     command = worker_command(arguments.queues, metrics_port=arguments.metrics_port, gpu=arguments.gpu)
     _become(command, settings_of(arguments))
+
+
+def node(arguments: argparse.Namespace) -> int:
+    """Answer DICOM nodes until SIGTERM or SIGINT; this process becomes the node."""
+    if not (arguments.tls or arguments.plain or _is_loopback(arguments.host)):
+        raise InputError(
+            f"{arguments.host} can be reached from other machines: give --tls, or --plain where the network between"
+            " the nodes is the hospital's own and closed"
+        )
+    _become(node_command(arguments.host, arguments.port, tls=arguments.tls), settings_of(arguments))
+
+
+def node_command(host: str, port: int, *, tls: bool = False) -> list[str]:
+    """The program that answers DICOM nodes; its settings are in the environment."""
+    command = [sys.executable, "-P", "-m", "lampyris.centre.dimse", "--host", host, "--port", str(port)]
+    return [*command, "--tls"] if tls else command
 
 
 def server_command(arguments: argparse.Namespace, *, processes: int) -> list[str]:

@@ -57,7 +57,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"lampyris {__version__}")
     sub = root.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    light = {"site": _site, "serve": _serving, "work": _serving, "up": _serving, "centre": _centre}
+    light = {"site": _site, "serve": _serving, "work": _serving, "node": _serving, "up": _serving, "centre": _centre}
     if command in light:
         light[command](sub)
         return root
@@ -284,6 +284,17 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )  # fmt: skip
     work.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus text on this machine")
     work.set_defaults(run=centre.work)
+    node = _command(
+        sub, "node", "answer DICOM nodes: store, query, retrieve, worklist; send to them", "lampyris node --port 11112"
+    )
+    _place(node)
+    node.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen at (default 127.0.0.1)")
+    node.add_argument("--port", type=int, default=11112, metavar="PORT", help="port to listen at (default 11112)")
+    node.add_argument("--tls", action="store_true", help="associations by TLS alone, with LAMPYRIS_DICOM_TLS")
+    node.add_argument(
+        "--plain", action="store_true", help="without TLS beyond this machine: the network is the hospital's own"
+    )
+    node.set_defaults(run=centre.node)
     up = _command(sub, "up", "serve and work on this machine, until Ctrl-C", "lampyris up --demo --once")
     _place(up)
     _reachable(up)
@@ -291,6 +302,10 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     up.add_argument("--stat-workers", type=int, default=0, metavar="N", help="workers for STAT alone (default 0)")
     up.add_argument("--recipe", default=None, help=default)
     up.add_argument("--companion", default=None, metavar="RECIPE", help=companion)
+    up.add_argument(
+        "--dicom-port", type=int, default=11112, metavar="PORT",
+        help="answer DICOM nodes of this machine there, 0 = not (default 11112)",
+    )  # fmt: skip
     demo = up.add_argument_group("a demonstration", "a site on this machine, whose scans of a phantom are shown")
     demo.add_argument("--demo", action="store_true", help="scan at a tenth of the dose every so often")
     demo.add_argument(
@@ -304,9 +319,9 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from lampyris.cli import operate
+    from lampyris.cli import network, operate
 
-    operate.add(sub)
+    network.add(operate.add(sub))
 
 
 def _site(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

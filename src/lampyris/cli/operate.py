@@ -35,14 +35,17 @@ _DAYS = {
 }
 
 
-def add(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`lampyris centre` and the commands below it."""
+def add(
+    sub: "argparse._SubParsersAction[argparse.ArgumentParser]",
+) -> "argparse._SubParsersAction[argparse.ArgumentParser]":
+    """`lampyris centre` and the commands below it; where others add theirs."""
     top = command(sub, "centre", "what the operator of a centre does", "lampyris centre invite st-anna-ct2")
     inner = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _look(inner)
     _let_in(inner)
     _scans(inner)
     _keep(inner)
+    return inner
 
 
 def _one(
@@ -102,7 +105,7 @@ def sites(arguments: argparse.Namespace) -> int:
     """Every site, and what it has under way."""
     from lampyris.centre import administration
 
-    found = _with_database(arguments, administration.sites)
+    found = with_database(arguments, administration.sites)
     if arguments.json:
         terminal.machine([dataclasses.asdict(one) for one in found])
     rows = (
@@ -111,7 +114,7 @@ def sites(arguments: argparse.Namespace) -> int:
          age(one.oldest_s) if one.oldest_s else "", _moment(one.last_change))
         for one in found
     )  # fmt: skip
-    _table(("site", "is", "keys", "scans", "not fetched", "oldest", "last change"), rows)
+    table(("site", "is", "keys", "scans", "not fetched", "oldest", "last change"), rows)
     return 0
 
 
@@ -119,7 +122,7 @@ def scans(arguments: argparse.Namespace) -> int:
     """Scans with their state and age."""
     from lampyris.centre import administration
 
-    found = _with_database(
+    found = with_database(
         arguments,
         lambda connection: administration.scans(
             connection, site=arguments.site, state=arguments.state, count=arguments.limit
@@ -132,7 +135,7 @@ def scans(arguments: argparse.Namespace) -> int:
          str(one.attempts), _told(one))
         for one in found
     )  # fmt: skip
-    _table(("site", "scan", "priority", "state", "for", "age", "MB", "tries", ""), rows)
+    table(("site", "scan", "priority", "state", "for", "age", "MB", "tries", ""), rows)
     return 0
 
 
@@ -140,7 +143,7 @@ def invite(arguments: argparse.Namespace) -> int:
     """A one-time code for a site."""
     from lampyris.centre import access
 
-    code = _with_database(arguments, lambda connection: access.invite(connection, arguments.site))
+    code = with_database(arguments, lambda connection: access.invite(connection, arguments.site))
     if arguments.json:
         terminal.machine({"site": arguments.site, "code": code, "hours": access.CODE_HOURS})
     terminal.say(f"code for {arguments.site}, good for {access.CODE_HOURS} hours and one key: {code}")
@@ -152,9 +155,7 @@ def suspend(arguments: argparse.Namespace) -> int:
     from lampyris.centre import administration
 
     suspended = not arguments.undo
-    _with_database(
-        arguments, lambda connection: administration.suspend(connection, arguments.site, suspended=suspended)
-    )
+    with_database(arguments, lambda connection: administration.suspend(connection, arguments.site, suspended=suspended))
     terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
     return 0
 
@@ -163,10 +164,10 @@ def keys(arguments: argparse.Namespace) -> int:
     """The keys of a site."""
     from lampyris.centre import administration
 
-    found = _with_database(arguments, lambda connection: administration.keys(connection, arguments.site))
+    found = with_database(arguments, lambda connection: administration.keys(connection, arguments.site))
     if arguments.json:
         terminal.machine([dataclasses.asdict(one) for one in found])
-    _table(("key", "since"), ((one.key_id, _moment(one.created)) for one in found))
+    table(("key", "since"), ((one.key_id, _moment(one.created)) for one in found))
     return 0
 
 
@@ -174,7 +175,7 @@ def revoke(arguments: argparse.Namespace) -> int:
     """Take back a key of a site, or all of them."""
     from lampyris.centre import administration
 
-    count = _with_database(
+    count = with_database(
         arguments, lambda connection: administration.revoke(connection, arguments.site, arguments.key)
     )
     terminal.say(f"{count} keys of {arguments.site} are taken back")
@@ -189,7 +190,7 @@ def remove(arguments: argparse.Namespace) -> int:
         async with centre.pool.connection() as connection:
             return await administration.remove(connection, centre.store, arguments.site, anyway=arguments.anyway)
 
-    count = _with_centre(arguments, run)
+    count = with_centre(arguments, run)
     terminal.say(f"{arguments.site} and its {count} scans are deleted")
     return 0
 
@@ -198,7 +199,7 @@ def rotate(arguments: argparse.Namespace) -> int:
     """Another secret of access tokens."""
     from lampyris.centre import administration
 
-    _with_database(arguments, lambda connection: administration.rotate(connection, at_once=arguments.at_once))
+    with_database(arguments, lambda connection: administration.rotate(connection, at_once=arguments.at_once))
     ending = "have ended" if arguments.at_once else "end with the life of their last token"
     terminal.say(f"another secret signs access tokens; the old ones {ending}")
     return 0
@@ -212,7 +213,7 @@ def release(arguments: argparse.Namespace) -> int:
         async with centre.pool.connection() as connection:
             return await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
 
-    if not _with_centre(arguments, run):
+    if not with_centre(arguments, run):
         raise InputError("there is no such scan that has failed and whose raw data are still here")
     terminal.say("the scan is queued again")
     return 0
@@ -226,7 +227,7 @@ def forget(arguments: argparse.Namespace) -> int:
         async with centre.pool.connection() as connection:
             return await retention.forget(connection, centre.store, arguments.site, arguments.scan)
 
-    if not _with_centre(arguments, run):
+    if not with_centre(arguments, run):
         raise InputError("there is no such scan that has ended")
     terminal.say("raw data, series and record of the scan are deleted")
     return 0
@@ -242,14 +243,14 @@ def retention(arguments: argparse.Namespace) -> int:
         await retention.keep(connection, chosen)
         return await retention.kept(connection)
 
-    kept = _with_database(arguments, run)
+    kept = with_database(arguments, run)
     if arguments.json:
         terminal.machine(kept)
-    _table(("", "days", "of"), ((kind, f"{kept[kind]:g}", text) for kind, text in _DAYS.items()))
+    table(("", "days", "of"), ((kind, f"{kept[kind]:g}", text) for kind, text in _DAYS.items()))
     return 0
 
 
-def _with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
+def with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
     from lampyris.centre import opened
 
     async def run() -> T:
@@ -259,12 +260,12 @@ def _with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awai
     return asyncio.run(run())
 
 
-def _with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
+def with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
     async def run(centre: "Centre") -> T:
         async with centre.pool.connection() as connection:
             return await action(connection)
 
-    return _with_centre(arguments, run)
+    return with_centre(arguments, run)
 
 
 def _told(scan: "ScanAtAGlance") -> str:
@@ -272,14 +273,14 @@ def _told(scan: "ScanAtAGlance") -> str:
     return scan.reason_code or scan.verdict or (f"{scan.station} {scan.progress:.0%}" if scan.station else "")
 
 
-def _table(titles: Sequence[str], rows: Any) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table(titles: Sequence[str], rows: Any) -> None:
+    found = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("scan", "key"))  # names that are copied
+        found.add_column(title, overflow="fold", no_wrap=title in ("scan", "key"))  # names that are copied
     for row in rows:
-        table.add_row(*row)
+        found.add_row(*row)
     people = terminal.people
-    (people if people.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)).print(table)
+    (people if people.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)).print(found)
 
 
 def _moment(moment: datetime | None) -> str:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from lampyris.cli import terminal
-from lampyris.cli.centre import address_of, check_reachable, check_recipe, server_command, settings_of, worker_command
+from lampyris.cli.centre import (
+    address_of,
+    check_reachable,
+    check_recipe,
+    node_command,
+    server_command,
+    settings_of,
+    worker_command,
+)
 from lampyris.model import InputError, MachineError
 from lampyris.transfer import PRIORITIES
 
@@ -21,6 +29,8 @@ if TYPE_CHECKING:  # parsing a command line needs neither a web server nor a dat
 _LOOK_S = 0.1
 _COMPANION = "routine"
 """What the demonstration compares its series with: filtered backprojection at the same dose."""
+_HERE = "127.0.0.1"
+"""Where DICOM nodes of this machine are answered."""
 LogOf: TypeAlias = Callable[[str], Path | None]
 """Name of a process → where its log goes; None = to stderr."""
 Times: TypeAlias = Callable[[], int]
@@ -40,7 +50,9 @@ def up(arguments: argparse.Namespace) -> int:
     _check_demo(arguments)
     settings = settings_of(arguments)
     with _told_to_stop() as times, alone(settings.folder) as lock:
-        _check_free(arguments.host, arguments.port)
+        _check_free(arguments.host, arguments.port, "--port")
+        if arguments.dicom_port:
+            _check_free(_HERE, arguments.dicom_port, "--dicom-port")
         processes = Processes({VARIABLE: settings.to_json()}, lock)
         try:
             if arguments.demo:
@@ -96,6 +108,8 @@ def _programs(arguments: argparse.Namespace, settings: "Settings", log_of: LogOf
     commands = {"interface": server_command(arguments, processes=1)}
     commands |= {f"worker-{number + 1}": worker_command(PRIORITIES) for number in range(arguments.workers)}
     commands |= {f"stat-worker-{number + 1}": worker_command(["stat"]) for number in range(arguments.stat_workers)}
+    if arguments.dicom_port:
+        commands["node"] = node_command(_HERE, arguments.dicom_port)
     environment = {VARIABLE: settings.to_json()}
     return [Program(name, tuple(command), environment, log_of(name)) for name, command in commands.items()]
 
@@ -109,7 +123,7 @@ def _check_demo(arguments: argparse.Namespace) -> None:
         raise InputError("the demo site's scans need a worker: --workers 1, or more")
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, port: int, option: str) -> None:
     """Refuse a port that somebody answers at, before a server fails at it again and again."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,7 +131,7 @@ def _check_free(host: str, port: int) -> None:
             one.bind((host, port))
         except OSError as error:
             raise MachineError(
-                f"nothing can answer at {host}, port {port} ({error.strerror}): another centre? Choose another --port"
+                f"nothing can answer at {host}, port {port} ({error.strerror}): another centre? Choose another {option}"
             ) from error
 
 
