@@ -10,6 +10,7 @@ OPTIONS ?=
 .PHONY: run journey test check check-slow bench judges
 
 run: .venv/run.stamp
+	@bash tools/install-viewer.sh $(BIN)/lampyris $(DATA)
 	$(BIN)/lampyris up --demo $(if $(ONCE),--once )--data $(DATA) $(OPTIONS)
 
 journey: .venv/run.stamp

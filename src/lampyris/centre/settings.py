@@ -28,6 +28,8 @@ class Settings:
     recipe: str | None = None
     companion: str | None = None
     """Recipe with which every scan that is done is made once more, when workers are idle: what it is compared with."""
+    viewer: Path | None = None
+    """Folder of the reading viewer, as `lampyris centre viewer` prepares it; None = `folder/viewer`."""
     traces: str | None = None
     """URL of an OTLP collector that traces of scans are sent to; needs the extra `otel`."""
     aet: str = "LAMPYRIS"
@@ -53,14 +55,20 @@ class Settings:
         if min(numbers) <= 0 or min(self.free_bytes, self.early_bytes) < 0:
             raise InputError("settings of the centre: counts and intervals must be > 0, bytes ≥ 0")
 
+    @property
+    def viewer_folder(self) -> Path:
+        """Where the reading viewer is, if there is one."""
+        return self.folder / "viewer" if self.viewer is None else self.viewer
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self) | {"folder": str(self.folder)})
+        return json.dumps(dataclasses.asdict(self), default=str)
 
     @staticmethod
     def from_json(text: str) -> "Settings":
         """Raises InputError for unknown entries."""
         try:
             values: dict[str, Any] = json.loads(text)
-            return Settings(**(values | {"folder": Path(values["folder"])}))
+            places = {name: Path(values[name]) for name in ("folder", "viewer") if values.get(name) is not None}
+            return Settings(**(values | places))
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{VARIABLE} does not hold settings of a centre: {type(error).__name__}") from error

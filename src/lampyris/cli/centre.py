@@ -25,6 +25,7 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
         "store": arguments.store,
         "recipe": getattr(arguments, "recipe", None),
         "companion": getattr(arguments, "companion", None),
+        "viewer": None if (viewer := getattr(arguments, "viewer", None)) is None else viewer.resolve(),
         "traces": os.environ.get("LAMPYRIS_TRACES"),
         "aet": os.environ.get("LAMPYRIS_AET"),
         "dicom_tls": os.environ.get("LAMPYRIS_DICOM_TLS"),

@@ -255,6 +255,9 @@ def _reachable(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tls-cert", type=Path, default=None, metavar="PEM")
     command.add_argument("--tls-key", type=Path, default=None, metavar="PEM")
     command.add_argument("--behind-proxy", action="store_true", help="a proxy in front of it speaks TLS")
+    command.add_argument(
+        "--viewer", type=Path, default=None, metavar="DIR", help="folder of the reading viewer (default: DATA/viewer)"
+    )
 
 
 def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
@@ -99,6 +100,19 @@ def _keep(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     for kind, text in _DAYS.items():
         kept.add_argument(f"--{kind}", type=float, default=None, metavar="DAYS", help=text)
     json_option(kept)
+    _one(inner, viewer, "install the reading viewer from the npm package @ohif/app", "PACKAGE").add_argument(
+        "--viewer", type=Path, default=None, metavar="DIR", help="folder that it is put into (default: DATA/viewer)"
+    )
+
+
+def viewer(arguments: argparse.Namespace) -> int:
+    """Lay the viewer down where the centre looks for it, with or without a centre that runs."""
+    from lampyris.centre.viewer import prepare
+
+    folder = settings_of(arguments).viewer_folder
+    release = prepare(Path(arguments.package), folder)
+    terminal.say(f"the reading viewer, @ohif/app {release.version}, is in {folder}")
+    return 0
 
 
 def sites(arguments: argparse.Namespace) -> int:

@@ -32,11 +32,12 @@ from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal, refusal, wait
 from lampyris.centre.service import Centre, opened
 from lampyris.centre.settings import VARIABLE, Settings
+from lampyris.centre.viewer import page as viewer
 from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
-_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router)
+_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router, viewer.router)
 
 
 def application() -> FastAPI:
