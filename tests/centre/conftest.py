@@ -10,15 +10,18 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+import structlog
 from centre_people import sign_in
 from centre_site import AUDIENCE, Site, served
 from fastapi import FastAPI
+from psycopg.rows import dict_row
 
+from lampyris import cli
 from lampyris.centre import Centre, Settings, access, opened
 from lampyris.centre.api import create
-from lampyris.centre.database import dsn_of, migrate, stop
+from lampyris.centre.database import Connection, dsn_of, migrate, stop
 from lampyris.centre.people.callers import CSRF_HEADER
-from lampyris.centre.people.sessions import COOKIE
+from lampyris.centre.people.sessions import cookie_of
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +112,7 @@ def signed_in(settings, client) -> Iterator[Callable[..., httpx.Client]]:
     def make(*roles: tuple[str, str], login: str | None = None) -> httpx.Client:
         session = sign_in(settings, login or f"person-{len(opened_clients)}", roles)
         found = httpx.Client(
-            base_url=client.base_url, trust_env=False, timeout=20.0, cookies={COOKIE: session.cookie},
+            base_url=client.base_url, trust_env=False, timeout=20.0, cookies={cookie_of(AUDIENCE): session.cookie},
             headers={CSRF_HEADER: session.csrf},
         )  # fmt: skip
         opened_clients.append(found)
@@ -140,3 +143,34 @@ def rows(settings) -> Callable[..., list[Any]]:
             return cursor.fetchall() if cursor.description else []
 
     return ask
+
+
+@pytest.fixture
+def operate(settings, monkeypatch, capsys):
+    """Run `lampyris …` on the test's centre: its exit code and what it printed."""
+    monkeypatch.setenv("LAMPYRIS_DSN", settings.dsn)
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the test's own server says nothing
+
+    def run(*arguments):
+        code = cli.main([*arguments, "--data", str(settings.folder)])
+        said = capsys.readouterr()
+        return code, said.out, " ".join(said.err.split())
+
+    yield run
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def do(settings) -> Callable[[Callable[[Connection], Awaitable[Any]]], Any]:
+    """Run a function of a connection, and give what it gives."""
+
+    def run(action: Callable[[Connection], Awaitable[Any]]) -> Any:
+        async def whole() -> Any:
+            async with await psycopg.AsyncConnection.connect(
+                settings.dsn, autocommit=True, row_factory=dict_row
+            ) as connection:
+                return await action(connection)
+
+        return asyncio.run(whole())
+
+    return run

@@ -10,7 +10,6 @@ import time
 
 import httpx
 import pytest
-import structlog
 
 from lampyris import cli
 from lampyris.centre import Settings
@@ -18,21 +17,6 @@ from lampyris.centre.jobs import retention
 from lampyris.centre.jobs.worker import work
 from lampyris.centre.settings import VARIABLE
 from lampyris.model import ProgramError
-
-
-@pytest.fixture
-def operate(settings, monkeypatch, capsys):
-    """Run `lampyris …` on the test's centre: its exit code and what it printed."""
-    monkeypatch.setenv("LAMPYRIS_DSN", settings.dsn)
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # the test's own server says nothing
-
-    def run(*arguments):
-        code = cli.main([*arguments, "--data", str(settings.folder)])
-        said = capsys.readouterr()
-        return code, said.out, " ".join(said.err.split())
-
-    yield run
-    structlog.reset_defaults()
 
 
 def test_an_operator_invites_and_shuts_out_a_site(operate, rows):

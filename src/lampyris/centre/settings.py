@@ -50,9 +50,18 @@ class Settings:
     early_bytes: int = 16 << 30
     """What may be kept for one site of scans that still arrive, made while workers were idle; 0 = no early work."""
 
+    behind_proxy: bool = False
+    """Whether a proxy in front, which speaks TLS, says in X-Forwarded-For where requests come from."""
+    requests_per_s: float = 50.0
+    """Requests of one session or token that each API process answers in the long run; sixty times as many at once."""
+    upload_bytes: int = 8 << 30
+    """Longest body of one request that stores DICOM."""
+    stored_bytes: int = 200 << 30
+    """What one account may store in a day."""
+
     def __post_init__(self) -> None:
-        numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s)
-        if min(numbers) <= 0 or min(self.free_bytes, self.early_bytes) < 0:
+        numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s, self.requests_per_s)
+        if min(numbers) <= 0 or min(self.free_bytes, self.early_bytes, self.upload_bytes, self.stored_bytes) < 0:
             raise InputError("settings of the centre: counts and intervals must be > 0, bytes ≥ 0")
 
     @property

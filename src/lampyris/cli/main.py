@@ -322,9 +322,11 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from lampyris.cli import network, operate
+    from lampyris.cli import network, operate, people
 
-    network.add(operate.add(sub))
+    inner = operate.add(sub)
+    people.add(inner)
+    network.add(inner)
 
 
 def _site(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

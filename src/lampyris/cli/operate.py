@@ -125,7 +125,7 @@ def sites(arguments: argparse.Namespace) -> int:
     rows = (
         (one.site, "shut out" if one.suspended else "let in" if one.keys else "invited", str(one.keys),
          ", ".join(f"{count} {state}" for state, count in one.scans.items() if count), str(one.waiting_series),
-         age(one.oldest_s) if one.oldest_s else "", _moment(one.last_change))
+         age(one.oldest_s) if one.oldest_s else "", moment(one.last_change))
         for one in found
     )  # fmt: skip
     table(("site", "is", "keys", "scans", "not fetched", "oldest", "last change"), rows)
@@ -181,7 +181,7 @@ def keys(arguments: argparse.Namespace) -> int:
     found = with_database(arguments, lambda connection: administration.keys(connection, arguments.site))
     if arguments.json:
         terminal.machine([dataclasses.asdict(one) for one in found])
-    table(("key", "since"), ((one.key_id, _moment(one.created)) for one in found))
+    table(("key", "since"), ((one.key_id, moment(one.created)) for one in found))
     return 0
 
 
@@ -297,5 +297,5 @@ def table(titles: Sequence[str], rows: Any) -> None:
     (people if people.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)).print(found)
 
 
-def _moment(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+def moment(when: datetime | None) -> str:
+    return "" if when is None else f"{when:%Y-%m-%d %H:%M} UTC"

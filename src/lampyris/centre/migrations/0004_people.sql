@@ -40,17 +40,68 @@ CREATE TABLE granted (
     person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
     role        text NOT NULL,
     tenant      text NOT NULL REFERENCES tenant ON DELETE CASCADE,
+    origin      text NOT NULL DEFAULT 'local' CHECK (origin IN ('local', 'oidc')),
     at          timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (person, role, tenant)
+    PRIMARY KEY (person, role, tenant, origin)
 );
+CREATE INDEX granted_tenant ON granted (tenant);
+COMMENT ON COLUMN granted.origin IS 'local: by somebody here; oidc: by a claim, made anew at each sign-in';
 
 CREATE TABLE session (
     digest      text PRIMARY KEY,
+    number      bigint NOT NULL GENERATED ALWAYS AS IDENTITY UNIQUE,
     person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
     csrf        text NOT NULL,
     address     text NOT NULL,
+    agent       text NOT NULL DEFAULT '',
     created     timestamptz NOT NULL DEFAULT now(),
     seen        timestamptz NOT NULL DEFAULT now(),
     expires     timestamptz NOT NULL
 );
 CREATE INDEX session_person ON session (person);
+
+-- What a machine or a script shows with each request; shown once when it is made, kept as SHA-256.
+CREATE TABLE access_token (
+    number      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    digest      text NOT NULL UNIQUE,
+    person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
+    name        text NOT NULL,
+    created     timestamptz NOT NULL DEFAULT now(),
+    expires     timestamptz NOT NULL,
+    used        timestamptz,
+    address     text
+);
+CREATE INDEX access_token_person ON access_token (person);
+
+-- A link that lets somebody in once: to choose a password, or, on the machine itself, into a demonstration.
+CREATE TABLE link (
+    digest      text PRIMARY KEY,
+    person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
+    purpose     text NOT NULL CHECK (purpose IN ('password', 'demo')),
+    expires     timestamptz NOT NULL
+);
+
+-- Who tried to sign in, by login and by address, and until when the next try waits. Lost in a crash, and no harm done.
+CREATE UNLOGGED TABLE attempt (
+    key         text PRIMARY KEY,
+    failures    integer NOT NULL,
+    last        timestamptz NOT NULL,
+    until       timestamptz NOT NULL
+);
+
+-- Sign-ins that are under way at an OpenID provider.
+CREATE TABLE flow (
+    digest      text PRIMARY KEY,
+    nonce       text NOT NULL,
+    verifier    text NOT NULL,
+    next        text NOT NULL,
+    expires     timestamptz NOT NULL
+);
+
+-- Bytes that somebody stored, by day (UTC).
+CREATE TABLE stored (
+    person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
+    day         date NOT NULL,
+    bytes       bigint NOT NULL,
+    PRIMARY KEY (person, day)
+);

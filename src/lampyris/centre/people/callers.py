@@ -3,14 +3,18 @@
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
+from psycopg.rows import DictRow
 
 from lampyris.centre.database import Connection
 from lampyris.centre.people.rules import MAY, Action, Role, roles_with
-from lampyris.centre.people.sessions import COOKIE, IDLE_MINUTES, digest_of
+from lampyris.centre.people.sessions import IDLE_MINUTES, cookie_of, digest_of
+from lampyris.centre.people.tenants import By
+from lampyris.centre.people.tokens import shown
 from lampyris.centre.refusals import refusal, unauthorised
-from lampyris.centre.request import This
+from lampyris.centre.request import This, address_of
 
 CSRF_HEADER = "X-CSRF-Token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -21,7 +25,8 @@ class Caller:
     """Whoever makes a request: their account, the action that the route names, and where they may do it.
 
     `tenants` are those where a role of theirs allows the action, and all below; `sites` are the sites among them. Every
-    statement about anybody's data is bounded by one of the two. `csrf` is None for a caller without a session.
+    statement about anybody's data is bounded by one of the two. `session` is the digest of theirs; it and `csrf` are
+    None for a machine or a script, which shows an access token with each request.
     """
 
     person: int
@@ -39,6 +44,11 @@ class Caller:
     def may(self, action: Action) -> bool:
         """Whether any role of theirs, anywhere, allows this: what a page offers. Routes ask again, with the place."""
         return action in (Action.OPEN, Action.SELF) or any(action in MAY[role] for role in self.roles)
+
+    @property
+    def by(self) -> By:
+        """Who this is for functions that change accounts and tenants."""
+        return By(self.login, self.person, self.address)
 
 
 def needs(action: Action) -> Callable[[Request, This], Awaitable[Caller]]:
@@ -66,27 +76,77 @@ def needs(action: Action) -> Callable[[Request, This], Awaitable[Caller]]:
     return caller_of
 
 
+async def anyone(request: Request, centre: This) -> Caller | None:
+    """The dependency of a route that is open to strangers: who it is, if somebody is signed in."""
+    async with centre.pool.connection() as connection:
+        return await identify(connection, request, Action.OPEN)
+
+
+anyone.action = Action.OPEN  # type: ignore[attr-defined]
+Visitor = Annotated[Caller | None, Depends(anyone)]
+
+
+def session_of(caller: Caller) -> str:
+    """The digest of a caller's session; Refusal 403 for an access token, which must not make itself last longer."""
+    if caller.session is None:
+        raise refusal(403, "SESSION", "an access token does not do this: sign in with a browser")
+    return caller.session
+
+
 async def identify(connection: Connection, request: Request, action: Action) -> Caller | None:
-    """Who a request comes from, by its session; None for a stranger."""
-    cookie = request.cookies.get(COOKIE)
-    if cookie is None:
-        return None
-    digest = digest_of(cookie)
-    cursor = await connection.execute(
-        "UPDATE session SET seen = now() FROM person WHERE digest = %s AND person.number = session.person"
-        " AND NOT disabled AND expires > now() AND seen > now() - make_interval(mins => %s)"
-        " RETURNING person.number, login, name, language, csrf",
-        (digest, IDLE_MINUTES),
-    )
-    row = await cursor.fetchone()
+    """Who a request comes from, by its access token or else its session; None for a stranger."""
+    address = address_of(request)
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        row, session = await _of_token(connection, authorization, address), None
+    else:
+        cookie = request.cookies.get(cookie_of(request.app.state.centre.settings.audience))
+        session = None if cookie is None else digest_of(cookie)
+        row = None if session is None else await _of_session(connection, session)
     if row is None:
         return None
     roles, tenants, sites = await _reach(connection, int(row["number"]), action)
-    address = request.client.host if request.client else ""
     return Caller(
-        row["number"], row["login"], row["name"], row["language"], roles, action, tenants, sites, digest, row["csrf"],
+        row["number"], row["login"], row["name"], row["language"], roles, action, tenants, sites, session, row["csrf"],
         address,
     )  # fmt: skip
+
+
+async def _of_session(connection: Connection, digest: str) -> DictRow | None:
+    """Whose session it is. That it was used is written twice a minute: a viewer asks hundreds of times."""
+    cursor = await connection.execute(
+        "SELECT person.number, login, name, language, csrf, seen < now() - interval '30 seconds' AS due"
+        " FROM session JOIN person ON person.number = session.person"
+        " WHERE digest = %s AND NOT disabled AND expires > now() AND seen > now() - make_interval(mins => %s)",
+        (digest, IDLE_MINUTES),
+    )
+    row = await cursor.fetchone()
+    if row is not None and row["due"]:
+        await connection.execute("UPDATE session SET seen = now() WHERE digest = %s", (digest,))
+    return row
+
+
+async def _of_token(connection: Connection, authorization: str, address: str) -> DictRow | None:
+    """Whose access token it is; with Basic it must be theirs who are named. That it was used is written as above."""
+    found = shown(authorization)
+    if found is None:
+        return None
+    login, token = found
+    digest = digest_of(token)
+    cursor = await connection.execute(
+        "SELECT person.number, login, person.name, language, NULL AS csrf,"
+        " used IS NULL OR used < now() - interval '30 seconds' OR address IS DISTINCT FROM %(address)s AS due"
+        " FROM access_token JOIN person ON person.number = access_token.person"
+        " WHERE digest = %(digest)s AND NOT disabled AND expires > now()"
+        " AND (%(login)s::text IS NULL OR login = %(login)s)",
+        {"digest": digest, "login": login, "address": address},
+    )
+    row = await cursor.fetchone()
+    if row is not None and row["due"]:
+        await connection.execute(
+            "UPDATE access_token SET used = now(), address = %s WHERE digest = %s", (address, digest)
+        )
+    return row
 
 
 async def _reach(

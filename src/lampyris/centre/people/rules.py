@@ -27,6 +27,9 @@ class Action(StrEnum):
     RETENTION_MANAGE = "retention.manage"
     NODE_MANAGE = "node.manage"
     AUDIT_READ = "audit.read"
+    GLASS_BREAK = "glass.break"
+    """Open, for a stated reason and an hour, a study that is not theirs to see."""
+    GLASS_READ = "glass.read"
 
 
 class Role(StrEnum):
@@ -48,16 +51,17 @@ MAY: dict[Role, frozenset[Action]] = {
     ),
     Role.RADIOLOGIST: frozenset(
         {_A.SCAN_READ, _A.SCAN_REMAKE, _A.STUDY_READ, _A.STUDY_EXPORT, _A.STUDY_STORE, _A.STUDY_SHARE, _A.DOSE_READ,
-         _A.RECIPE_READ}
+         _A.RECIPE_READ, _A.GLASS_BREAK}
     ),
-    Role.EXPERT: frozenset({_A.SCAN_READ, _A.STUDY_READ, _A.STUDY_EXPORT, _A.RECIPE_READ}),
+    Role.EXPERT: frozenset({_A.SCAN_READ, _A.STUDY_READ, _A.STUDY_EXPORT, _A.RECIPE_READ, _A.GLASS_BREAK}),
     Role.PHYSICIST: frozenset(
         {_A.SCAN_READ, _A.SCAN_REMAKE, _A.STUDY_READ, _A.STUDY_EXPORT, _A.SITE_READ, _A.DOSE_READ, _A.RECIPE_READ}
     ),
     Role.SITE_ADMIN: frozenset(
-        {_A.SCAN_READ, _A.SCAN_RETRY, _A.SITE_READ, _A.SITE_MANAGE, _A.DOSE_READ, _A.PEOPLE_MANAGE, _A.RECIPE_READ}
+        {_A.SCAN_READ, _A.SCAN_RETRY, _A.SITE_READ, _A.SITE_MANAGE, _A.DOSE_READ, _A.PEOPLE_MANAGE, _A.RECIPE_READ,
+         _A.GLASS_READ}
     ),
-    Role.AUDITOR: frozenset({_A.AUDIT_READ}),
+    Role.AUDITOR: frozenset({_A.AUDIT_READ, _A.GLASS_READ}),
     Role.OPERATOR: frozenset(
         {_A.SCAN_READ, _A.SCAN_RETRY, _A.STUDY_DELETE, _A.SITE_READ, _A.SITE_MANAGE, _A.PEOPLE_MANAGE, _A.RECIPE_READ,
          _A.RECIPE_MANAGE, _A.RETENTION_MANAGE, _A.NODE_MANAGE}
@@ -65,8 +69,11 @@ MAY: dict[Role, frozenset[Action]] = {
 }  # fmt: skip
 """Roles of care see images and change no system; those who run systems see no images (least privilege)."""
 
-BREAKS_GLASS = frozenset({Role.RADIOLOGIST, Role.EXPERT})
-"""Roles that may open, for a stated reason and an hour, a study that is not theirs to see."""
+MAY_GRANT: dict[Role, frozenset[Role]] = {role: frozenset() for role in Role} | {
+    Role.SITE_ADMIN: frozenset({Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.EXPERT, Role.PHYSICIST, Role.SITE_ADMIN}),
+    Role.OPERATOR: frozenset(Role),
+}
+"""What a role gives to others at its tenant and below: nobody makes somebody more than they are themselves."""
 
 
 def roles_with(action: Action) -> tuple[Role, ...]:
