@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from lampyris.centre import access
+from lampyris.centre.archive import index
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
 from lampyris.centre.store import Store, prefixes_of
@@ -138,6 +139,7 @@ async def remove(connection: Connection, store: Store, site: str, *, anyway: boo
             _check_removable(one, anyway)
     await _delete_objects(store, site)
     async with connection.transaction():
+        await index.forget_site(connection, site)
         found = await connection.execute("DELETE FROM scan WHERE site = %s", (site,))
         for table in ("share", "assertion", "enrolment_code", "site_key"):
             await connection.execute(f"DELETE FROM {table} WHERE site = %s".encode(), (site,))

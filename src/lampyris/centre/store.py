@@ -50,9 +50,15 @@ def remade_prefix(site: str, scan: str) -> str:
     return f"remade/{site}/{scan}"
 
 
+def dicom_prefix(site: str, study_uid: str, series_uid: str) -> str:
+    """Where the DICOM files lie that somebody stored at a site: nothing that a stranger sends becomes a path."""
+    study, series = (hashlib.sha256(uid.encode()).hexdigest()[:32] for uid in (study_uid, series_uid))
+    return f"dicom/{site}/{study}/{series}"
+
+
 def prefixes_of(site: str) -> tuple[str, ...]:
     """Where everything of a site lies."""
-    return f"raw/{site}", f"series/{site}", f"early/{site}", f"remade/{site}"
+    return f"raw/{site}", f"series/{site}", f"early/{site}", f"remade/{site}", f"dicom/{site}"
 
 
 class Store:
@@ -151,6 +157,35 @@ class Store:
                 yield bytes(await obstore.get_range_async(self.store, _key(prefix, digest), start=start, end=end))
             except (OSError, BaseError) as error:
                 raise StorageError(f"object {digest[:12]}… cannot be read ({type(error).__name__})") from error
+
+    def below(self, prefix: str) -> list[str]:
+        """The prefixes one level below a prefix, in order."""
+        try:
+            found = obstore.list_with_delimiter(self.store, prefix)
+        except (OSError, BaseError) as error:
+            raise StorageError(f"objects cannot be listed ({type(error).__name__})") from error
+        return sorted(str(each) for each in found["common_prefixes"])
+
+    def digests(self, prefix: str) -> list[tuple[str, int]]:
+        """Digest and bytes of everything that lies under a prefix, in order."""
+        try:
+            found = [(one["path"], one["size"]) for page in obstore.list(self.store, prefix + "/") for one in page]
+        except (OSError, BaseError) as error:
+            raise StorageError(f"objects cannot be listed ({type(error).__name__})") from error
+        return sorted((path.rpartition("/")[2], size) for path, size in found)
+
+    def path_of(self, prefix: str, digest: str) -> Path | None:
+        """The file of an object in a folder, to be read and not to be changed; None in a bucket."""
+        return None if self.folder is None else self.folder / _key(prefix, digest)
+
+    def delete(self, prefix: str, digest: str) -> None:
+        """Delete one object; one that is gone stays so."""
+        try:
+            obstore.delete(self.store, _key(prefix, digest))
+        except FileNotFoundError:
+            return
+        except (OSError, BaseError) as error:
+            raise StorageError(f"an object cannot be deleted ({type(error).__name__})") from error
 
     def delete_all(self, prefix: str) -> int:
         """Delete everything below a prefix; how many objects that were."""

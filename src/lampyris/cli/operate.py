@@ -103,6 +103,10 @@ def _keep(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     _one(inner, viewer, "install the reading viewer from the npm package @ohif/app", "PACKAGE").add_argument(
         "--viewer", type=Path, default=None, metavar="DIR", help="folder that it is put into (default: DATA/viewer)"
     )
+    archive = inner.add_parser("archive", help="the index of DICOM objects").add_subparsers(
+        title="commands", required=True, metavar="COMMAND"
+    )
+    json_option(_one(archive, rebuild, "make the index anew from the store, and tell what was different"))
 
 
 def viewer(arguments: argparse.Namespace) -> int:
@@ -261,6 +265,24 @@ def retention(arguments: argparse.Namespace) -> int:
     if arguments.json:
         terminal.machine(kept)
     table(("", "days", "of"), ((kind, f"{kept[kind]:g}", text) for kind, text in _DAYS.items()))
+    return 0
+
+
+def rebuild(arguments: argparse.Namespace) -> int:
+    """The index made anew."""
+    from lampyris.centre.archive import rebuild
+
+    async def run(centre: "Centre") -> rebuild.Differences:
+        async with centre.pool.connection() as connection:
+            return await rebuild.rebuild(connection, centre.store)
+
+    found = with_centre(arguments, run)
+    if arguments.json:
+        terminal.machine(dataclasses.asdict(found))
+    terminal.say(
+        f"{found.files} files looked at; rows: {found.added} added, {found.changed} changed, {found.removed} removed;"
+        f" files left out: {found.unreadable} unreadable, {found.doubles} under a UID that is taken"
+    )
     return 0
 
 

@@ -19,9 +19,12 @@ from typing import Any
 
 import pydicom
 from pydicom import config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 
 from lampyris.model import FormatError, InputError, StorageError
 
@@ -29,6 +32,9 @@ MAXIMUM_BYTES = 4 * 2**30
 """What an archive may hold unpacked: a thousand slices of 1024² are 2 GiB."""
 
 _OFTEN_WRONG = ("", "ISO_IR 6", "ISO_IR 100", "ISO_IR 192")
+_SEVERAL = frozenset({"LO", "PN", "SH", "UC"})
+_TEXTS = _SEVERAL | {"LT", "ST", "UT"}
+"""Value representations whose bytes depend on the character set; of some an attribute may hold several."""
 _GROUP_OF_CHINESE = re.compile(
     rb"(?:[\x81-\xfe][\xa1-\xfe]|[\x81-\xfe][0-9][\x81-\xfe][0-9]|[\x00-\x40\x5b-\x60\x7b-\x7f])+"
 )
@@ -192,3 +198,41 @@ def _mislabelled(raw: bytes, *, latin: bool) -> str:
         return raw.decode("gb18030" if chinese or not latin else "latin-1")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
+
+
+def settle_text(dataset: Dataset) -> Dataset:
+    """The dataset with every text that lies about its character set read as `text` reads it, items included.
+
+    What is rightly labelled, and what cannot be decoded, is left as it is. The dataset is changed and given back.
+    """
+    _settle(dataset, "")
+    return dataset
+
+
+def _settle(dataset: Dataset, inherited: object) -> None:
+    declared = dataset.get("SpecificCharacterSet") or inherited
+    for tag in list(dataset.keys()):
+        raw = dataset.get_item(tag)
+        vr = raw.VR or _dictionary_vr(tag)
+        if vr == "SQ":
+            for one in _items(dataset, tag):
+                _settle(one, declared)
+        elif vr in _TEXTS and declared in _OFTEN_WRONG and isinstance(raw.value, bytes) and not raw.value.isascii():
+            value = _mislabelled(raw.value.rstrip(b" \0"), latin=declared == "ISO_IR 100")
+            dataset[tag] = DataElement(tag, vr, value.split("\\") if vr in _SEVERAL and "\\" in value else value)
+
+
+def _items(dataset: Dataset, tag: BaseTag) -> list[Dataset]:
+    """Items of a sequence; none where it cannot be read."""
+    try:
+        return list(dataset[tag].value or ())
+    except DECODING_ERRORS:
+        return []
+
+
+def _dictionary_vr(tag: BaseTag) -> str:
+    """The VR of an element whose encoding does not tell it; UN if nobody knows."""
+    try:
+        return str(dictionary_VR(tag))
+    except KeyError:
+        return "UN"

@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 
+from lampyris.centre.archive import index
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import early, queue
 from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
@@ -78,6 +79,7 @@ async def forget(connection: Connection, store: Store, site: str, scan: str) -> 
         return False
     for prefix_of in (raw_prefix, series_prefix, early_prefix, remade_prefix):
         await asyncio.to_thread(store.delete_all, prefix_of(site, scan))
+    await index.forget_scan(connection, row["number"], site, scan)
     await connection.execute("DELETE FROM scan WHERE number = %s AND finished IS NOT NULL", (row["number"],))
     return True
 
@@ -116,6 +118,8 @@ async def _delete(connection: Connection, store: Store, what: str, since: str, d
             still = await connection.execute(
                 f"UPDATE scan SET {what}_deleted = now() WHERE number = %s AND {due}", (row["number"], _s(days))
             )
+            if still.rowcount and what == "series":
+                await index.forget_scan(connection, row["number"], row["site"], row["id"])
             for prefix_of in below if still.rowcount else ():
                 await asyncio.to_thread(store.delete_all, prefix_of(row["site"], row["id"]))
     return len(rows)

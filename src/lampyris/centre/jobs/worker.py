@@ -12,12 +12,15 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, TypeVar
 
 import structlog
 from procrastinate import App, JobContext
 
+from lampyris.centre.archive import index
+from lampyris.centre.archive.entry import Entry
 from lampyris.centre.database import ABSENT, Connection
 from lampyris.centre.jobs import early, queue, remakes, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
@@ -26,6 +29,7 @@ from lampyris.centre.jobs.queue import Work
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal
 from lampyris.centre.service import Centre
+from lampyris.centre.store import remade_prefix, series_prefix
 from lampyris.model import InputError, LampyrisError, StorageError
 from lampyris.transfer import Manifest, ReturnedFile, manifest_of
 
@@ -139,11 +143,11 @@ async def _try(centre: Centre, table: Table, which: tuple[int, int], make: Make,
     log.info("scan started")
     progress, began_ns = _Progress(), time.time_ns()
     async with _told(centre, table, which, progress):
-        made, error = await _made(begun, make, scratch, progress)
+        made, error = await _made(centre, begun, make, scratch, progress)
     for station, seconds in progress.seconds.items():
         centre.metrics.station_seconds.labels(station).observe(seconds)
     if made is not None:
-        kept = await _surely(centre, lambda connection: _finished(centre, connection, table, which, made))
+        kept = await _surely(centre, lambda connection: _finished(centre, connection, table, which, begun, made))
         state = "done" if kept else "lost"
         with contextlib.suppress(*ABSENT, StorageError):  # the sweep comes by what is left
             async with centre.pool.connection() as connection:
@@ -166,23 +170,39 @@ def _trace(centre: Centre, begun: Work, progress: _Progress, began_ns: int, told
         centre.traces.span(of, station, (moment, end), under=one)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Result:
+    """A series: its files, what the archive keeps of the DICOM objects among them, and the gate's verdict."""
+
+    files: list[ReturnedFile]
+    entries: list[Entry]
+    verdict: str
+
+
 async def _made(
-    begun: Work, make: Make, scratch: Path, progress: _Progress
-) -> tuple[Made | None, LampyrisError | None]:
+    centre: Centre, begun: Work, make: Make, scratch: Path, progress: _Progress
+) -> tuple[_Result | None, LampyrisError | None]:
     """The series, or the error that says who is at fault."""
     try:
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
             manifest = manifest_of(begun.signed)
-            return await asyncio.to_thread(make, begun, manifest, Path(folder), progress), None
+            files, verdict = await asyncio.to_thread(make, begun, manifest, Path(folder), progress)
+        prefix = (series_prefix if begun.recipe is None else remade_prefix)(begun.site, begun.scan)
+        entries = await asyncio.to_thread(index.entries_of_results, centre.store, prefix, files)
+        return _Result(files, entries, verdict), None
     except Exception as error:  # whatever it is, the scan ends with a reason and the worker lives on
         return None, blamed(error, progress.at[0])
 
 
-async def _finished(centre: Centre, connection: Connection, table: Table, which: tuple[int, int], made: Made) -> bool:
-    """What was made is there, and what it is to be compared with is asked for, in one transaction."""
+async def _finished(
+    centre: Centre, connection: Connection, table: Table, which: tuple[int, int], begun: Work, made: _Result
+) -> bool:
+    """What was made is there and in the index, and what it is to be compared with is asked for, in one transaction."""
     companion = centre.settings.companion
     async with connection.transaction():
-        kept = await table.finish(connection, *which, *made)
+        kept = await table.finish(connection, *which, made.files, made.verdict)
+        if kept:
+            await index.register(connection, begun.site, made.entries, scan=begun.number, replace=True)
         if kept and table is queue and companion is not None:
             with contextlib.suppress(Refusal):  # the series was made with that very recipe
                 await remakes.ask(connection, centre.jobs, which[0], companion, remakes.POLICY)
