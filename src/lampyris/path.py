@@ -258,7 +258,8 @@ def run_assess(
         truth=reference.truth,
         inserts=reference.inserts,
         spectrum=projections.spectrum,
-        ctdivol_origin="computed" if acquisition.Manufacturer == simulate.MANUFACTURER else "reported",
+        ctdivol_origin=_says_ctdivol(acquisition),
+        scanned_mm=projections.geometry.scanned_mm(acquisition.TotalCollimationWidth),
     )
     whole = dataclasses.replace(
         figures,
@@ -278,7 +279,7 @@ def run_write(
     study: Study,
     destination: Destination,
 ) -> Series:
-    """The images, and the passport's maps as series of their own in the folder `passport` beside them."""
+    """The images; beside them the passport's maps, series of their own, and the structured reports about them."""
     acquisition = projections.acquisition
     provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
 
@@ -286,8 +287,9 @@ def run_write(
         lying = one.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
         return dataclasses.replace(lying, FrameOfReferenceUID=acquisition.FrameOfReferenceUID)
 
+    image = placed(volume)
     files = dicom.write_series(
-        placed(volume), destination.folder, study=study, provenance=provenance, kind=destination.kind,
+        image, destination.folder, study=study, provenance=provenance, kind=destination.kind,
         now=destination.now,
     )  # fmt: skip
     for kind, one in (("noise", passport.noise), ("bias", passport.bias)):
@@ -296,7 +298,20 @@ def run_write(
                 placed(one), destination.folder / "passport" / kind, dicom.MAPS[kind], study=study,
                 provenance=provenance, now=destination.now,
             )  # fmt: skip
+    dicom.write_documents(
+        destination.folder / "structured",
+        dicom.Occasion(study, provenance, destination.now),
+        irradiation=dicom.Irradiation.of(projections, provenance, assessment, _says_ctdivol(acquisition)),
+        assessment=assessment,
+        images=files,
+        keys=dicom.choose(dicom.upright(image), None if passport.noise is None else placed(passport.noise)),
+    )
     return Series(files)
+
+
+def _says_ctdivol(acquisition: Acquisition) -> Literal["reported", "computed"]:
+    """A scanner reports its CTDIvol; a virtual one computes it from a table."""
+    return "computed" if acquisition.Manufacturer == simulate.MANUFACTURER else "reported"
 
 
 STATIONS = (

@@ -9,7 +9,7 @@ import signal
 import pydicom
 import pytest
 
-from lampyris import raw, simulate
+from lampyris import dicom, raw, simulate
 from lampyris.centre.jobs.hand import Hand
 from lampyris.centre.jobs.reconstruct import lay_out, recipe_of, reconstruct
 from lampyris.centre.jobs.worker import work
@@ -78,6 +78,11 @@ def test_a_packed_scan_comes_back_as_a_judged_series_and_the_same_one_every_time
         name: hashlib.sha256(data).hexdigest() for name, data in files.items()
     }
     assert series.verdict in ("pass", "look", "stop")
+    (event,) = dicom.read_dose_report(pydicom.dcmread(io.BytesIO(files["structured/dose.dcm"])))
+    scanner = simulate.scanner("small")
+    assert event.ctdivol_mgy == pytest.approx(scanner.ctdivol_mgy(120.0, 50.0, 1.0, 32), rel=1e-5)
+    assert event.source == "System Calculated"
+    assert {"structured/assessment.dcm", "structured/key_images.dcm"} <= set(files)
     assert {"assessment.json", "report.html"} <= set(files)
     image = pydicom.dcmread(io.BytesIO(files["ct_00001.dcm"]))
     assert (image.Modality, image.PatientID, str(image.PatientName)) == ("CT", "7f1c22", "")

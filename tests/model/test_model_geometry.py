@@ -147,3 +147,18 @@ def test_a_focal_spot_that_does_not_fly_stays_where_the_gantry_put_it():
     np.testing.assert_array_equal(spots.axial_mm, 0.0)
     np.testing.assert_array_equal(spots.radial_mm, 0.0)
     np.testing.assert_array_equal(spots.angular_rad, [0.001, -0.001, 0.001, -0.001])
+
+
+def test_a_scan_is_as_long_as_its_table_travelled(lopsided_helix):
+    """97 views at 41 a turn of −6.3 mm, with a spot that flies ±0.6 mm along the axis: 97/41·6.3 mm."""
+    assert lopsided_helix.scanned_mm(99.0) == pytest.approx(97 / 41 * 6.3)
+
+
+@pytest.mark.parametrize(
+    ("places", "scanned"),
+    [([3.0] * 6, 12.5), ([0.0, 0.0, 7.0, 7.0, 14.0, 14.0], 21.0), ([0.0, 2.0, 4.0, 3.0, 1.0, -1.0], None)],
+)
+def test_steps_rest_and_shuttles_have_their_own_lengths(lopsided_gantry, places, scanned):
+    """At rest the collimation, in steps the step times the scans, to and fro nothing that one number tells."""
+    geometry = Geometry.circular(lopsided_gantry, np.arange(6) * 60.0, axial_mm=np.array(places))
+    assert geometry.scanned_mm(12.5) == (None if scanned is None else pytest.approx(scanned))

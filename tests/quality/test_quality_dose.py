@@ -157,6 +157,15 @@ def test_dose_figures_say_where_they_come_from() -> None:
     assert missing == ()
 
 
+def test_a_known_scanning_length_makes_the_dlp_whole() -> None:
+    """Over-ranging is in the table's travel of 41 mm, though the images cover 7.5 mm."""
+    found, _ = dose.figures(dose.Output(7.3, 320, "chest", scanned_mm=41.0), size(cylinder(300.0)), 2.5)
+    dlp = next(figure for figure in found if figure.name == "dlp")
+    assert dlp.value == pytest.approx(7.3 * 4.1)
+    assert dlp.origin == "computed"
+    assert dict(dlp.settings) == {"over_ranging": "included", "scanned_cm": 4.1}
+
+
 def test_dose_figures_that_cannot_be_had_are_told() -> None:
     found, missing = dose.figures(dose.Output(7.3, 100, None), size(cylinder(300.0)), 2.5)
     assert [figure.name for figure in found] == ["ctdivol", "dlp"]

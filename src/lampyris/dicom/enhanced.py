@@ -129,7 +129,7 @@ def _shared(page: Volume, rescale: Rescale, provenance: Provenance) -> Dataset:
         "PlaneOrientationSequence": {"ImageOrientationPatient": header.orientation(grid)},
         "FrameAnatomySequence": {
             "FrameLaterality": "U",
-            "AnatomicRegionSequence": _region(provenance.acquisition.BodyPartExamined),
+            "AnatomicRegionSequence": code(*region(provenance.acquisition.BodyPartExamined)),
         },
         "CTImageFrameTypeSequence": {"FrameType": _FRAME_TYPE, **_CONTENT},
         "PixelValueTransformationSequence": {
@@ -210,6 +210,7 @@ def _fields(source: object, *keywords: str) -> dict[str, Any]:
     return {keyword: getattr(source, keyword) for keyword in keywords}
 
 
-def _region(BodyPartExamined: str | None) -> Sequence:
+def region(BodyPartExamined: str | None) -> tuple[str, str, str]:
+    """Code, scheme and meaning of what was scanned; the entire body where that is not known (CID 4030)."""
     value, meaning = _REGIONS.get(BodyPartExamined or "", _WIDEST_REGION)
-    return code(value, "SCT", meaning)
+    return value, "SCT", meaning

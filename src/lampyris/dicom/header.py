@@ -162,13 +162,14 @@ def common(study: Study, provenance: Provenance, ids: SeriesIds, label: Label) -
     """Patient, study, series, frame of reference, equipment and SOP common: the same in every image."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    _patient_and_study(dataset, study, ids)
+    patient_and_study(dataset, study, ids.study)
     _series(dataset, provenance.acquisition, ids, label)
-    _equipment(dataset, study, provenance, label.now)
+    equipment(dataset, study, provenance, label.now)
     return dataset
 
 
-def _patient_and_study(dataset: Dataset, study: Study, ids: SeriesIds) -> None:
+def patient_and_study(dataset: Dataset, study: Study, StudyInstanceUID: str) -> None:
+    """The modules Patient and General Study."""
     put_all(
         dataset,
         study,
@@ -187,7 +188,7 @@ def _patient_and_study(dataset: Dataset, study: Study, ids: SeriesIds) -> None:
             "ReferringPhysicianName",
         ),
     )
-    put(dataset, "StudyInstanceUID", ids.study)
+    put(dataset, "StudyInstanceUID", StudyInstanceUID)
 
 
 def _series(dataset: Dataset, acquisition: Acquisition, ids: SeriesIds, label: Label) -> None:
@@ -204,7 +205,7 @@ def _series(dataset: Dataset, acquisition: Acquisition, ids: SeriesIds, label: L
         setattr(dataset, f"{kind}Time", now.strftime("%H%M%S.%f"))
 
 
-def _equipment(dataset: Dataset, study: Study, provenance: Provenance, now: datetime) -> None:
+def equipment(dataset: Dataset, study: Study, provenance: Provenance, now: datetime) -> None:
     """Lampyris made these instances and is their equipment; the scanner that measured contributed.
 
     See docs/decisions/0070.

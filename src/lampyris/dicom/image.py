@@ -65,14 +65,14 @@ def write_series(
     )
     label = Label(series_number, description or provenance.series_description()[:64], now)
     base = header.common(study, provenance, ids, label)
-    with _appearing_whole(folder) as draft:
+    with appearing_whole(folder) as draft:
         if kind == "ct":
             shared = _ct_shared(base, page, rescale, provenance)
             for number in range(1, page.grid.shape[0] + 1):
-                _save(_ct_image(shared, page, rescale, ids, number), draft / f"CT_{number:05d}.dcm")
+                save(_ct_image(shared, page, rescale, ids, number), draft / f"CT_{number:05d}.dcm")
                 progress(number / page.grid.shape[0])
         else:
-            _save(enhanced.dataset(base, page, rescale, provenance, ids), draft / "CT_enhanced.dcm")
+            save(enhanced.dataset(base, page, rescale, provenance, ids), draft / "CT_enhanced.dcm")
             progress(1.0)
         names = sorted(path.name for path in draft.iterdir())
     return tuple(folder / name for name in names)
@@ -174,7 +174,7 @@ def _physics(image: Dataset, page: Volume, provenance: Provenance) -> None:
 
 
 @contextlib.contextmanager
-def _appearing_whole(folder: Path) -> Iterator[Path]:
+def appearing_whole(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes its final name only when everything is on disk, and vanishes on any failure."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -201,7 +201,8 @@ def _storage(error: OSError) -> StorageError:
     return StorageError(f"the series could not be written ({reason}): disk full, read-only, or no permission?")
 
 
-def _save(image: Dataset, path: Path) -> None:
+def save(image: Dataset, path: Path) -> None:
+    """Write one new file and see it onto the disk."""
     with path.open("xb") as file:
         pydicom.dcmwrite(file, image, enforce_file_format=True)
         file.flush()

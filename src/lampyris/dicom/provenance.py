@@ -196,12 +196,14 @@ class Provenance:
         how = "Reconstructed from the raw measurement." if method is None else _how(method, self.kernel)
         steps = [_corrected(one) for one in self.history]
         sentences = [how, f"Corrections: {', '.join(steps)}."] if steps else [how]
-        sentences += [self._dose_level()] if self.acquisition.dose_fraction != 1.0 else []
+        sentences += [level] if (level := self.dose_level()) else []
         unit = "Hounsfield units" if volume.quantity == "HU" else "linear attenuation in 1/mm"
         return _within(" ".join([*sentences, f"Values are {unit}."]), 1024)
 
-    def _dose_level(self) -> str:
-        return f"The measurement stands for {100 * self.acquisition.dose_fraction:.3g}% of the protocol's dose."
+    def dose_level(self) -> str | None:
+        """What part of its protocol's dose the scan stands for; None for all of it."""
+        fraction = self.acquisition.dose_fraction
+        return None if fraction == 1.0 else f"The measurement stands for {100 * fraction:.3g}% of the protocol's dose."
 
     def contribution(self) -> str:
         """What Lampyris did, for ContributionDescription (0018,A003)."""
@@ -222,8 +224,8 @@ class Provenance:
         known = [f"{name} {value:.4g} {unit}" for name, value, unit in figures if value is not None]
         sentences = [STATEMENT, f"Lampyris {self.software_version}.", self.derivation(volume), self.contribution()]
         sentences += [f"Dose: {', '.join(known)}."] if known else []
-        lowered = self.acquisition.dose_fraction != 1.0
-        sentences += [self._dose_level()] if lowered and self.map is not None else []  # an image's derivation says it
+        level = self.dose_level()
+        sentences += [level] if level and self.map is not None else []  # an image's derivation says it
         sentences += [f"Quality gate: {self.verdict}."] if self.verdict else []
         told = list(self.reasons[:_REASONS_TOLD])
         told += [f"and {len(self.reasons) - _REASONS_TOLD} more"] if len(self.reasons) > _REASONS_TOLD else []
@@ -276,7 +278,7 @@ def _within(text: str, characters: int) -> str:
     return text
 
 
-def _turns(projections: Projections) -> float:
+def turns(projections: Projections) -> float:
     """How often the source went round; 0 if it did not."""
     source = projections.geometry.source
     if len(source) < 2:
@@ -288,19 +290,19 @@ def _turns(projections: Projections) -> float:
 
 def _angle(projections: Projections) -> float | None:
     """Rotation that a point of the axis is seen during: one pitch-th of a turn in a helix, all of it otherwise."""
-    turns, pitch = _turns(projections), projections.acquisition.SpiralPitchFactor
-    if turns == 0:
+    rounds, pitch = turns(projections), projections.acquisition.SpiralPitchFactor
+    if rounds == 0:
         return None
-    return 360.0 * min(turns, 1 / pitch) if pitch else 360.0 * turns
+    return 360.0 * min(rounds, 1 / pitch) if pitch else 360.0 * rounds
 
 
 def _exposure(projections: Projections) -> Exposure:
     """mAs per turn from exposures per view, and mA where the time of a turn is known too."""
-    views, turns = projections.exposure_mas, _turns(projections)
-    if views is None or projections.spectrum is None or turns == 0:
+    views, rounds = projections.exposure_mas, turns(projections)
+    if views is None or projections.spectrum is None or rounds == 0:
         return Exposure()
     modulation = "NONE" if np.ptp(views) <= 1e-6 * views.max() else "PER_VIEW"
-    per_turn, seconds = float(views.sum()) / turns, projections.acquisition.RevolutionTime
+    per_turn, seconds = float(views.sum()) / rounds, projections.acquisition.RevolutionTime
     if not seconds:
         return Exposure(ExposureInmAs=per_turn, ExposureModulationType=modulation)
     return Exposure(per_turn / seconds, 1000 * seconds, per_turn, modulation)

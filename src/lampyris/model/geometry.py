@@ -125,6 +125,23 @@ class Geometry:
         """(along v, along u) size of one cell at the detector, from the first view."""
         return float(np.linalg.norm(self.v[0])), float(np.linalg.norm(self.u[0]))
 
+    def scanned_mm(self, total_collimation_mm: float | None) -> float | None:
+        """Scanning length (DICOM TID 10014, IEC 60601-2-44): the table's travel while the tube was loaded.
+
+        Between consecutive scans × their number for a table that moves in steps; the total collimation for one that
+        stood still. None where that is not known, or where the table went to and fro. The detector tells: it does not
+        follow a flying focal spot.
+        """
+        places = self.detector[:, 1]
+        moves = np.diff(places)
+        moved = np.abs(moves) > 1e-6
+        if not moved.any():
+            return total_collimation_mm
+        if moves.max() > 1e-6 and moves.min() < -1e-6:
+            return None
+        stops = int(moved.sum()) + 1
+        return float(abs(places[-1] - places[0]) * stops / (stops - 1))
+
     def cells_mm(self, view: int, rows: Float64 | None = None, columns: Float64 | None = None) -> Float64:
         """Points of one view at the given fractional indices (default: every cell centre), (rows, columns, 3) mm.
 

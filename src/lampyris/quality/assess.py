@@ -70,14 +70,16 @@ def assess(
     inserts: Sequence[Insert | Rod] = (),
     spectrum: Spectrum | None = None,
     ctdivol_origin: Origin = "reported",
+    scanned_mm: float | None = None,
 ) -> Assessment:
     """Measure what can be measured; the verdict is left to `gate.judge`.
 
     An image in HU gives noise, NPS, CT numbers, size and dose; one in 1/mm the noise, faults and comparison only.
     `truth` may lie on another grid in the same frame and quantity: it is averaged onto the image's. `inserts` are in
     the volume's own frame; with the `spectrum` of the scan their materials say what HU to expect. CTDIvol comes from
-    `acquisition`; say with `ctdivol_origin` whether a scanner reported it or we computed it. What could not be
-    measured, and why, stands in `reasons` and alone changes no verdict.
+    `acquisition`; say with `ctdivol_origin` whether a scanner reported it or we computed it, and with `scanned_mm` how
+    long the scan was (`dose.Output`). What could not be measured, and why, stands in `reasons` and alone changes no
+    verdict.
 
     Raises InputError when the truth is in another frame or quantity, or does not overlap.
     """
@@ -94,7 +96,7 @@ def assess(
         _detectability(power, found, findings)
     if volume.quantity == "HU":
         _surroundings(masks, findings)
-        _dose(volume, acquisition, ctdivol_origin, masks, findings)
+        _dose(volume, masks, findings, _output(acquisition, ctdivol_origin, scanned_mm))
     if truth is not None and real is not None:
         _compare(volume, real, truth, findings)
     return Assessment(tuple(findings.figures), tuple(findings.curves), reasons=tuple(findings.missing))
@@ -265,7 +267,15 @@ def _surroundings(masks: _Masks, findings: _Findings) -> None:
     findings.add("hu_surroundings", float(np.median(air)), "HU", blocks=int(air.size), distance_mm=10.0)
 
 
-def _dose(volume: Volume, acquisition: Acquisition | None, origin: Origin, masks: _Masks, findings: _Findings) -> None:
+def _output(acquisition: Acquisition | None, origin: Origin, scanned_mm: float | None) -> dose.Output | None:
+    """The radiation that the scanner tells of; None where it does not tell CTDIvol."""
+    if acquisition is None or acquisition.CTDIvol is None:
+        return None
+    part = dose.region(acquisition.BodyPartExamined)
+    return dose.Output(acquisition.CTDIvol, acquisition.CTDIPhantomDiameter, part, origin, scanned_mm)
+
+
+def _dose(volume: Volume, masks: _Masks, findings: _Findings, output: dose.Output | None) -> None:
     """Water-equivalent diameter, truncation, and what follows from CTDIvol."""
     size = dose.water_equivalent_diameter(volume, masks.blocks, masks.inside)
     try:
@@ -280,12 +290,9 @@ def _dose(volume: Volume, acquisition: Acquisition | None, origin: Origin, masks
         smallest_cm=round(float(occupied.min()), 3), largest_cm=round(float(occupied.max()), 3), threshold_hu=-500.0,
     )  # fmt: skip
     findings.add("wed_truncated", cut, "", meaning="fraction of the body's outline on the border of the field of view")
-    if acquisition is None or acquisition.CTDIvol is None:
+    if output is None:
         findings.miss("ctdivol dlp ssde effective_dose", InputError("CTDIvol is not told with the scan"))
         return
-    output = dose.Output(
-        acquisition.CTDIvol, acquisition.CTDIPhantomDiameter, dose.region(acquisition.BodyPartExamined), origin
-    )
     figures, missing = dose.figures(output, size, volume.grid.spacing_mm[0])
     findings.figures += figures
     findings.missing += missing

@@ -137,28 +137,43 @@ def dlp_for_16_cm(dlp_32_cm: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the scanner says of its radiation: CTDIvol, its phantom's diameter (None: not told), and who computed it."""
+    """What the scanner says of its radiation: CTDIvol, its phantom's diameter (None: not told), and who computed it.
+
+    `scanned_mm` is the scanning length of IEC 60601-2-44 and DICOM TID 10014: the table's travel while the tube was
+    loaded, or the total collimation where the table stood still; None where it is not known.
+    """
 
     ctdivol_mgy: float
     phantom_mm: float | None
     part: str | None
     origin: Origin = "reported"
+    scanned_mm: float | None = None
 
 
 def figures(output: Output, size: Size, slice_mm: float) -> tuple[tuple[Figure, ...], tuple[str, ...]]:
     """CTDIvol, DLP, SSDE and effective dose as figures, and why those that are missing are.
 
-    DLP is CTDIvol × the length that the images cover: over-ranging of a helix is not in it, hence "estimated". SSDE
-    is the mean over the slices with a body of f(D_w)·CTDIvol (AAPM Report 220).
+    DLP is CTDIvol × the scanning length; where that is not known, × the length that the images cover: over-ranging of a
+    helix is not in it, hence "estimated". SSDE is the mean over the slices with a body of f(D_w)·CTDIvol (AAPM
+    Report 220).
     """
-    length_cm = len(size.water_equivalent_mm) * slice_mm / 10
+    covered_cm = len(size.water_equivalent_mm) * slice_mm / 10
+    known = output.scanned_mm is not None
+    length_cm = output.scanned_mm / 10 if output.scanned_mm is not None else covered_cm
     dlp = output.ctdivol_mgy * length_cm
     head = output.part == "head"
     phantom = ("phantom_mm", output.phantom_mm)
     found = [
         Figure("ctdivol", output.ctdivol_mgy, "mGy", output.origin, (phantom,)),
         Figure(
-            "dlp", dlp, "mGy·cm", "estimated", (("covered_cm", round(length_cm, 3)), ("over_ranging", "not included"))
+            "dlp",
+            dlp,
+            "mGy·cm",
+            "computed" if known else "estimated",
+            (
+                ("over_ranging", "included" if known else "not included"),
+                ("scanned_cm" if known else "covered_cm", round(length_cm, 3)),
+            ),
         ),
     ]
     missing = []
