@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 import structlog
+from centre_orthanc import Orthanc, orthanc
 from centre_people import sign_in
 from centre_site import AUDIENCE, Site, served
 from fastapi import FastAPI
@@ -174,3 +176,15 @@ def do(settings) -> Callable[[Callable[[Connection], Awaitable[Any]]], Any]:
         return asyncio.run(whole())
 
     return run
+
+
+@pytest.fixture
+def start_orthanc(program, tmp_path) -> Iterator[Callable[..., Orthanc]]:
+    """Start an independent archive with these settings in its configuration; it ends with the test."""
+    with ExitStack() as started:
+
+        def start(**more: Any) -> Orthanc:
+            folder = tmp_path / f"orthanc-{secrets.token_hex(4)}"
+            return started.enter_context(orthanc(program("Orthanc"), folder, **more))
+
+        yield start
