@@ -8,7 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lampyris.cli import terminal
-from lampyris.cli.operate import table, with_centre, with_database
+from lampyris.cli.operating import table, with_centre, with_database
 from lampyris.cli.words import command, json_option, place
 from lampyris.model import InputError
 

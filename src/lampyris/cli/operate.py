@@ -1,20 +1,15 @@
 """`lampyris centre …` → what the operator of a centre asks of it and changes in it, over its database and its store."""
 
 import argparse
-import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from lampyris.cli import terminal
 from lampyris.cli.centre import settings_of
+from lampyris.cli.operating import moment, noted, operation, operator, table, with_centre, with_database
 from lampyris.cli.terminal import age
-from lampyris.cli.words import command, json_option, place
+from lampyris.cli.words import command, json_option
 from lampyris.model import InputError
 from lampyris.transfer import STATES
 
@@ -23,9 +18,6 @@ if TYPE_CHECKING:  # help is printed without a database's libraries
     from lampyris.centre.administration import ScanAtAGlance
     from lampyris.centre.database import Connection
 
-T = TypeVar("T")
-_WIDE = 240
-"""Columns of a table that goes to a file or a pipe: no line of it is folded."""
 _DAYS = {
     "raw": "raw data of scans that are done or were refused",
     "failed": "raw data of scans that failed",
@@ -49,24 +41,9 @@ def add(
     return inner
 
 
-def _one(
-    inner: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    run: Callable[[argparse.Namespace], int],
-    text: str,
-    *arguments: str,
-) -> argparse.ArgumentParser:
-    """A command that needs the centre, and these arguments."""
-    made = command(inner, run.__name__, text, " ".join(("lampyris centre", run.__name__, *arguments)))
-    place(made)
-    for each in arguments:
-        made.add_argument(each.lower(), metavar=each)
-    made.set_defaults(run=run)
-    return made
-
-
 def _look(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    json_option(_one(inner, sites, "list the sites and what each has under way"))
-    listed = _one(inner, scans, "list scans, first those whose state has lasted longest")
+    json_option(operation(inner, sites, "list the sites and what each has under way"))
+    listed = operation(inner, scans, "list scans, first those whose state has lasted longest")
     listed.add_argument("--site", default=None, metavar="SITE", help="of one site")
     listed.add_argument("--state", default=None, choices=STATES, help="in one state")
     listed.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (default 100)")
@@ -74,39 +51,39 @@ def _look(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _let_in(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    json_option(_one(inner, invite, "make a one-time code for a site", "SITE"))
-    _one(inner, suspend, "shut a site out at once", "SITE").add_argument(
+    json_option(operation(inner, invite, "make a one-time code for a site", "SITE"))
+    operation(inner, suspend, "shut a site out at once", "SITE").add_argument(
         "--undo", action="store_true", help="let it in again"
     )
-    json_option(_one(inner, keys, "list the keys of a site", "SITE"))
-    _one(inner, revoke, "take back a site's keys at once, and with them its tokens and codes", "SITE").add_argument(
-        "--key", default=None, metavar="KEY", help="one key alone, as `keys` lists it"
-    )
-    _one(inner, remove, "delete a site and everything of its scans", "SITE").add_argument(
+    json_option(operation(inner, keys, "list the keys of a site", "SITE"))
+    operation(
+        inner, revoke, "take back a site's keys at once, and with them its tokens and codes", "SITE"
+    ).add_argument("--key", default=None, metavar="KEY", help="one key alone, as `keys` lists it")
+    operation(inner, remove, "delete a site and everything of its scans", "SITE").add_argument(
         "--anyway", action="store_true", help="also with open scans, and series that it has not fetched"
     )
-    _one(inner, rotate, "let another secret sign access tokens").add_argument(
+    operation(inner, rotate, "let another secret sign access tokens").add_argument(
         "--at-once", action="store_true", help="end all tokens now: each site gets itself another"
     )
 
 
 def _scans(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    _one(inner, release, "queue a failed scan again", "SITE", "SCAN")
-    _one(inner, forget, "delete everything of a scan that has ended", "SITE", "SCAN")
+    operation(inner, release, "queue a failed scan again", "SITE", "SCAN")
+    operation(inner, forget, "delete everything of a scan that has ended", "SITE", "SCAN")
 
 
 def _keep(inner: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    kept = _one(inner, retention, "show, or change, for how many days things are kept")
+    kept = operation(inner, retention, "show, or change, for how many days things are kept")
     for kind, text in _DAYS.items():
         kept.add_argument(f"--{kind}", type=float, default=None, metavar="DAYS", help=text)
     json_option(kept)
-    _one(inner, viewer, "install the reading viewer from the npm package @ohif/app", "PACKAGE").add_argument(
+    operation(inner, viewer, "install the reading viewer from the npm package @ohif/app", "PACKAGE").add_argument(
         "--viewer", type=Path, default=None, metavar="DIR", help="folder that it is put into (default: DATA/viewer)"
     )
     archive = inner.add_parser("archive", help="the index of DICOM objects").add_subparsers(
         title="commands", required=True, metavar="COMMAND"
     )
-    json_option(_one(archive, rebuild, "make the index anew from the store, and tell what was different"))
+    json_option(operation(archive, rebuild, "make the index anew from the store, and tell what was different"))
 
 
 def viewer(arguments: argparse.Namespace) -> int:
@@ -161,7 +138,13 @@ def invite(arguments: argparse.Namespace) -> int:
     """A one-time code for a site."""
     from lampyris.centre import access
 
-    code = with_database(arguments, lambda connection: access.invite(connection, arguments.site))
+    async def run(connection: "Connection") -> str:
+        async with connection.transaction():
+            made = await access.invite(connection, arguments.site)
+            await noted(connection, arguments.site, "invited")
+        return made
+
+    code = with_database(arguments, run)
     if arguments.json:
         terminal.machine({"site": arguments.site, "code": code, "hours": access.CODE_HOURS})
     terminal.say(f"code for {arguments.site}, good for {access.CODE_HOURS} hours and one key: {code}")
@@ -173,7 +156,13 @@ def suspend(arguments: argparse.Namespace) -> int:
     from lampyris.centre import administration
 
     suspended = not arguments.undo
-    with_database(arguments, lambda connection: administration.suspend(connection, arguments.site, suspended=suspended))
+
+    async def run(connection: "Connection") -> None:
+        async with connection.transaction():
+            await administration.suspend(connection, arguments.site, suspended=suspended)
+            await noted(connection, arguments.site, "shut out" if suspended else "let in")
+
+    with_database(arguments, run)
     terminal.say(f"{arguments.site} is {'shut out' if suspended else 'let in'}")
     return 0
 
@@ -193,9 +182,13 @@ def revoke(arguments: argparse.Namespace) -> int:
     """Take back a key of a site, or all of them."""
     from lampyris.centre import administration
 
-    count = with_database(
-        arguments, lambda connection: administration.revoke(connection, arguments.site, arguments.key)
-    )
+    async def run(connection: "Connection") -> int:
+        async with connection.transaction():
+            taken = await administration.revoke(connection, arguments.site, arguments.key)
+            await noted(connection, arguments.site, "keys taken back", key=arguments.key, keys=taken)
+        return taken
+
+    count = with_database(arguments, run)
     terminal.say(f"{count} keys of {arguments.site} are taken back")
     return 0
 
@@ -206,7 +199,9 @@ def remove(arguments: argparse.Namespace) -> int:
 
     async def run(centre: "Centre") -> int:
         async with centre.pool.connection() as connection:
-            return await administration.remove(connection, centre.store, arguments.site, anyway=arguments.anyway)
+            gone = await administration.remove(connection, centre.store, arguments.site, anyway=arguments.anyway)
+            await noted(connection, arguments.site, "removed", scans=gone)
+        return gone
 
     count = with_centre(arguments, run)
     terminal.say(f"{arguments.site} and its {count} scans are deleted")
@@ -217,7 +212,12 @@ def rotate(arguments: argparse.Namespace) -> int:
     """Another secret of access tokens."""
     from lampyris.centre import administration
 
-    with_database(arguments, lambda connection: administration.rotate(connection, at_once=arguments.at_once))
+    async def run(connection: "Connection") -> None:
+        async with connection.transaction():
+            await administration.rotate(connection, at_once=arguments.at_once)
+            await noted(connection, None, "secret of access tokens changed", at_once=arguments.at_once)
+
+    with_database(arguments, run)
     ending = "have ended" if arguments.at_once else "end with the life of their last token"
     terminal.say(f"another secret signs access tokens; the old ones {ending}")
     return 0
@@ -225,11 +225,16 @@ def rotate(arguments: argparse.Namespace) -> int:
 
 def release(arguments: argparse.Namespace) -> int:
     """Queue a failed scan again."""
+    from lampyris.centre.audit.chain import Entry, Kind, note
     from lampyris.centre.jobs import queue
 
     async def run(centre: "Centre") -> bool:
-        async with centre.pool.connection() as connection:
-            return await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
+        async with centre.pool.connection() as connection, connection.transaction():
+            released = await queue.release(connection, centre.jobs, arguments.site, arguments.scan)
+            if released:
+                entry = Entry(Kind.RETRY, operator(), site=arguments.site, object=arguments.scan)
+                await note(connection, entry)
+        return released
 
     if not with_centre(arguments, run):
         raise InputError("there is no such scan that has failed and whose raw data are still here")
@@ -239,11 +244,15 @@ def release(arguments: argparse.Namespace) -> int:
 
 def forget(arguments: argparse.Namespace) -> int:
     """Delete everything of a scan that has ended."""
+    from lampyris.centre.audit.chain import Entry, Kind, note
     from lampyris.centre.jobs import retention
 
     async def run(centre: "Centre") -> bool:
         async with centre.pool.connection() as connection:
-            return await retention.forget(connection, centre.store, arguments.site, arguments.scan)
+            gone = await retention.forget(connection, centre.store, arguments.site, arguments.scan)
+            if gone:
+                await note(connection, Entry(Kind.DELETE, operator(), site=arguments.site, object=arguments.scan))
+        return gone
 
     if not with_centre(arguments, run):
         raise InputError("there is no such scan that has ended")
@@ -258,7 +267,10 @@ def retention(arguments: argparse.Namespace) -> int:
     chosen = {kind: days for kind in _DAYS if (days := getattr(arguments, kind)) is not None}
 
     async def run(connection: "Connection") -> dict[str, float]:
-        await retention.keep(connection, chosen)
+        async with connection.transaction():
+            await retention.keep(connection, chosen)
+            if chosen:
+                await noted(connection, None, "retention changed", **chosen)
         return await retention.kept(connection)
 
     kept = with_database(arguments, run)
@@ -286,38 +298,6 @@ def rebuild(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def with_centre(arguments: argparse.Namespace, action: "Callable[[Centre], Awaitable[T]]") -> T:
-    from lampyris.centre import opened
-
-    async def run() -> T:
-        async with opened(settings_of(arguments), connections=4) as centre:
-            return await action(centre)
-
-    return asyncio.run(run())
-
-
-def with_database(arguments: argparse.Namespace, action: "Callable[[Connection], Awaitable[T]]") -> T:
-    async def run(centre: "Centre") -> T:
-        async with centre.pool.connection() as connection:
-            return await action(connection)
-
-    return with_centre(arguments, run)
-
-
 def _told(scan: "ScanAtAGlance") -> str:
     """Why a scan ended as it did, or where a worker is with it."""
     return scan.reason_code or scan.verdict or (f"{scan.station} {scan.progress:.0%}" if scan.station else "")
-
-
-def table(titles: Sequence[str], rows: Any) -> None:
-    found = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        found.add_column(title, overflow="fold", no_wrap=title in ("scan", "key"))  # names that are copied
-    for row in rows:
-        found.add_row(*row)
-    people = terminal.people
-    (people if people.is_terminal else Console(stderr=True, highlight=False, width=_WIDE)).print(found)
-
-
-def moment(when: datetime | None) -> str:
-    return "" if when is None else f"{when:%Y-%m-%d %H:%M} UTC"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from lampyris.cli import terminal
-from lampyris.cli.operate import moment, table, with_database
+from lampyris.cli.operating import moment, table, with_database
 from lampyris.cli.words import command, json_option, place
 from lampyris.model import InputError
 

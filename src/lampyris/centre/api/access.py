@@ -11,10 +11,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from lampyris.centre import access
 from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
+from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.body import read_body
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
-from lampyris.centre.refusals import refusal, unauthorised
+from lampyris.centre.refusals import Refusal, refusal, unauthorised
 from lampyris.centre.request import This
 from lampyris.model import InputError
 from lampyris.transfer import ASSERTION_TYPE, Assertion, PublicKey, check_assertion, check_enrolment, limits
@@ -60,7 +61,14 @@ async def enrol(request: Request, centre: This) -> Response:
     """Enrol a site by its one-time code and a key of its own."""
     found = check_enrolment(await _jose(request), now=int(time.time()))
     async with centre.pool.connection() as connection:
-        enrolment = await access.enrol(connection, found, centre.settings.audience)
+        try:
+            async with connection.transaction():
+                enrolment = await access.enrol(connection, found, centre.settings.audience)
+                await _noted(connection, request, enrolment.site, "enrolled", found.key_id)
+        except Refusal as refused:
+            said = {"what": "enrolled", "code": refused.problem.code}
+            await note(connection, Entry(Kind.CONFIGURE, "site:?", "refused", _address(request), detail=said))
+            raise
     return JSONResponse(enrolment.as_dict(), 201)
 
 
@@ -74,19 +82,21 @@ async def enrol(request: Request, centre: This) -> Response:
 async def add_key(request: Request, centre: This, site: Site) -> Response:
     """Bring another key; the code in the request is twenty zeros."""
     found = check_enrolment(await _jose(request), now=int(time.time()))
-    async with centre.pool.connection() as connection:
+    async with centre.pool.connection() as connection, connection.transaction():
         enrolment = await access.add_key(connection, site, found, centre.settings.audience)
+        await _noted(connection, request, site, "key added", found.key_id)
     return JSONResponse(enrolment.as_dict(), 201)
 
 
 @router.delete("/keys/{key}", status_code=204, **schema.described({204: None}, (400, 401, 404, 409)))
 async def remove_key(
-    key: Annotated[str, Path(pattern=f"^{limits.KEY_ID.pattern}$")], centre: This, site: Site
+    key: Annotated[str, Path(pattern=f"^{limits.KEY_ID.pattern}$")], request: Request, centre: This, site: Site
 ) -> Response:
     """Take a key back."""
-    async with centre.pool.connection() as connection:
+    async with centre.pool.connection() as connection, connection.transaction():
         await access.remove_key(connection, site, key)
         await queue.ring(connection, site)  # streams that were opened with it end
+        await _noted(connection, request, site, "key taken back", key)
     return Response(status_code=204)
 
 
@@ -115,7 +125,12 @@ async def token(request: Request, centre: This) -> Response:
             assertion = await _assertion(connection, given.get("client_assertion", ""), centre.settings.audience, now)
         except InputError as error:
             raise unauthorised("TOKEN", str(error)) from None
-        await access.use_once(connection, assertion)
+        try:
+            await access.use_once(connection, assertion)
+        except Refusal as refused:
+            who, said = f"site:{assertion.site}", {"code": refused.problem.code}
+            await note(connection, Entry(Kind.LOGIN, who, "refused", _address(request), assertion.site, detail=said))
+            raise
         issued = await centre.tokens.issue(connection, assertion.site, assertion.key_id, now)
     body = {
         "access_token": issued,
@@ -140,6 +155,16 @@ async def _assertion(connection: Connection, text: str, audience: str, now: int)
             raise
     keys = await access.keys_of(connection, asked[0])
     return check_assertion(text, audience, now=now, key_of=lambda _site, key: keys.get(key))
+
+
+async def _noted(connection: Connection, request: Request, site: str, what: str, key: str) -> None:
+    """Write into the audit what a site changed of itself, in the caller's transaction."""
+    who, detail = f"site:{site}", {"what": what, "key": key}
+    await note(connection, Entry(Kind.CONFIGURE, who, address=_address(request), site=site, object=site, detail=detail))
+
+
+def _address(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
 async def _jose(request: Request) -> str:

@@ -21,6 +21,7 @@ from procrastinate import App, JobContext
 
 from lampyris.centre.archive import index
 from lampyris.centre.archive.entry import Entry
+from lampyris.centre.audit import anchors
 from lampyris.centre.database import ABSENT, Connection
 from lampyris.centre.jobs import early, queue, remakes, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
@@ -251,14 +252,14 @@ async def _told(centre: Centre, table: Table, which: tuple[int, int], progress: 
 
 @asynccontextmanager
 async def _kept(centre: Centre) -> AsyncIterator[None]:
-    """Beside the work: recover scans of dead workers, sweep every hour."""
+    """Beside the work: recover scans of dead workers; every hour sweep, and anchor the audit."""
     settings = centre.settings
     silent_s = settings.heartbeat_s * SILENT_HEARTBEATS
 
     async def keep() -> None:
         log, swept = structlog.get_logger(), float("-inf")
         while True:
-            with contextlib.suppress(*ABSENT):
+            with contextlib.suppress(*ABSENT, StorageError):
                 async with centre.pool.connection() as connection:
                     for table in _TABLES:
                         again = await table.recover(connection, centre.jobs, silent_s=silent_s, tries=settings.tries)
@@ -267,6 +268,7 @@ async def _kept(centre: Centre) -> AsyncIterator[None]:
                     if time.monotonic() - swept > _SWEEP_S:
                         swept = time.monotonic()
                         log.info("swept", **await retention.sweep(connection, centre.store))
+                        await anchors.drop(connection, settings.folder)
             await asyncio.sleep(settings.heartbeat_s)
 
     async with _beside(keep()):

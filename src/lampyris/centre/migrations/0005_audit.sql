@@ -12,9 +12,13 @@ CREATE TABLE audit (
     detail      jsonb NOT NULL,
     digest      text NOT NULL
 );
-CREATE INDEX audit_at ON audit (at);
-CREATE INDEX audit_who ON audit (who, at);
-CREATE INDEX audit_object ON audit (object) WHERE object IS NOT NULL;
+COMMENT ON COLUMN audit.site IS 'the tenant whose data it was about; null: the centre itself';
+COMMENT ON COLUMN audit.digest IS 'SHA-256 of the entry in canonical JSON, the digest before it included';
+CREATE INDEX audit_at ON audit (at, number);
+CREATE INDEX audit_who ON audit (who, number);
+CREATE INDEX audit_kind ON audit (kind, number);
+CREATE INDEX audit_site ON audit (site, number) WHERE site IS NOT NULL;
+CREATE INDEX audit_object ON audit (object, number) WHERE object IS NOT NULL;
 
 CREATE FUNCTION audit_stays() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -22,3 +26,10 @@ BEGIN
 END $$;
 CREATE TRIGGER audit_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_stays();
+
+-- How far a repository of audit messages has the chain; sending goes on behind it.
+CREATE TABLE audit_sent (
+    repository  text PRIMARY KEY,
+    number      bigint NOT NULL,
+    at          timestamptz NOT NULL DEFAULT now()
+);
