@@ -81,7 +81,7 @@ def test_a_key_that_is_taken_back_opens_nothing_from_then_on(operate, site, invi
     assert site.ask("GET", "/scans").status_code == 200
     assert operate("centre", "revoke", "st-anna", "--key", "A" * 43)[0] == 65
     assert site.ask("GET", "/scans").status_code == 200
-    assert operate("centre", "revoke", "st-anna", "--key", site.key.key_id)[0] == 0
+    assert operate("centre", "revoke", "st-anna", f"--key={site.key.key_id}")[0] == 0
     assert (site.ask("GET", "/scans").status_code, site.show(site.assertion()).status_code) == (401, 401)
     assert operate("centre", "revoke", "st-anna")[0] == 0
     assert site.enrol(unused).json()["code"] == "CODE"
