@@ -322,12 +322,13 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _centre(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from lampyris.cli import audit, network, operate, people
+    from lampyris.cli import audit, dose, network, operate, people
 
     inner = operate.add(sub)
     people.add(inner)
     network.add(inner)
     audit.add(inner)
+    dose.add(inner)
 
 
 def _site(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

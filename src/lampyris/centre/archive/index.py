@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from lampyris.centre.archive.entry import Entry, Json, read_entry, value, whole_number
 from lampyris.centre.database import Connection
+from lampyris.centre.dose.index import record
 from lampyris.centre.store import Store, remade_prefix, series_prefix
 from lampyris.model import FormatError, ProgramError
 from lampyris.transfer import ReturnedFile
@@ -82,7 +83,7 @@ async def register(
 
     A file whose content is there already changes nothing. One that says something else under the same SOP Instance UID
     is not taken (DIFFERS), or with `replace` takes the place of the one that is there. `scan` is the number of the
-    scan that the files were made of.
+    scan that the files were made of. What dose reports among them tell goes into the index of doses.
     """
     filed: dict[int, Filed] = {}
     order = sorted(range(len(entries)), key=lambda one: (entries[one].study_uid, entries[one].series_uid))
@@ -101,6 +102,7 @@ async def register(
                 for _, of_series in groupby(wanted, key=lambda one: entries[one].series_uid):
                     chosen = list(of_series)
                     await _series(connection, study, [(entries[one], filed[one]) for one in chosen], scan)
+                await record(connection, site, [entries[one].metadata for one in wanted], scan=scan)
     return [filed[one] for one in range(len(entries))]
 
 
