@@ -2,8 +2,10 @@
 
 import asyncio
 import shutil
+import socket
 import subprocess
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,3 +91,25 @@ def tool(
     if check and done.returncode:
         pytest.fail(f"{program} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done
+
+
+@contextmanager
+def storescp(port: int, folder: Path, *options: object) -> Iterator[None]:
+    """dcmtk's storescp, listening."""
+    found = shutil.which("storescp")
+    assert found is not None
+    command = [found, *map(str, options), "-od", str(folder), str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, "storescp ended"
+                    assert time.monotonic() < deadline
+                    time.sleep(0.02)
+            yield
+        finally:
+            process.terminate()

@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import getpass
 from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING
 
 from lampyris.cli import terminal
-from lampyris.cli.operating import table, with_centre, with_database
+from lampyris.cli.operating import operator, table, with_centre, with_database
 from lampyris.cli.words import command, json_option, place
 from lampyris.model import InputError
 
@@ -114,7 +113,7 @@ def add_node(arguments: argparse.Namespace) -> int:
     node = _node(arguments)
 
     async def run(connection: "Connection") -> None:
-        await nodes.add(connection, node, _who())
+        await nodes.add(connection, node, operator())
 
     with_database(arguments, run)
     terminal.say(
@@ -129,7 +128,7 @@ def change_node(arguments: argparse.Namespace) -> int:
     node = _node(arguments)
 
     async def run(connection: "Connection") -> None:
-        await nodes.change(connection, node, _who())
+        await nodes.change(connection, node, operator())
 
     with_database(arguments, run)
     terminal.say(f"{node.aet} of {node.site} is as said from its next association on")
@@ -140,7 +139,7 @@ def remove_node(arguments: argparse.Namespace) -> int:
     from lampyris.centre.dimse import nodes
 
     async def run(connection: "Connection") -> None:
-        await nodes.remove(connection, arguments.site, arguments.aet, _who())
+        await nodes.remove(connection, arguments.site, arguments.aet, operator())
 
     with_database(arguments, run)
     terminal.say(f"{arguments.aet} is no node any more")
@@ -202,7 +201,7 @@ def add_order(arguments: argparse.Namespace) -> int:
     order = orders.Order(**(said | {"date": arguments.date or f"{date.today():%Y%m%d}"}))
 
     async def run(connection: "Connection") -> orders.Order:
-        return await orders.add(connection, order, _who())
+        return await orders.add(connection, order, operator())
 
     made = with_database(arguments, run)
     if arguments.json:
@@ -216,13 +215,8 @@ def withdraw(arguments: argparse.Namespace) -> int:
     from lampyris.centre.dimse import orders
 
     async def run(connection: "Connection") -> None:
-        await orders.withdraw(connection, [arguments.site], arguments.step, _who())
+        await orders.withdraw(connection, [arguments.site], arguments.step, operator())
 
     with_database(arguments, run)
     terminal.say(f"step {arguments.step} is withdrawn")
     return 0
-
-
-def _who() -> str:
-    """Who does it, for the audit: the operator's account on this machine."""
-    return f"operator:{getpass.getuser()}"

@@ -50,11 +50,12 @@ FIND: tuple[str, ...] = (StudyRootQueryRetrieveInformationModelFind, PatientRoot
 MOVE: tuple[str, ...] = (StudyRootQueryRetrieveInformationModelMove, PatientRootQueryRetrieveInformationModelMove)
 GET: tuple[str, ...] = (StudyRootQueryRetrieveInformationModelGet, PatientRootQueryRetrieveInformationModelGet)
 PATIENT_ROOT = frozenset((FIND[1], MOVE[1], GET[1]))
+WORKLIST: str = ModalityWorklistInformationFind
 COMMITMENT: str = StorageCommitmentPushModel
 _CLASSES: dict[str, tuple[str, ...]] = {
     "query": FIND,
     "retrieve": (*MOVE, *GET),
-    "worklist": (ModalityWorklistInformationFind,),
+    "worklist": (WORKLIST,),
     "mpps": (ModalityPerformedProcedureStep,),
 }
 _MOST = 128

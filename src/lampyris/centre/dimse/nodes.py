@@ -212,6 +212,11 @@ def answering(settings: Settings) -> ssl.SSLContext:
     return context
 
 
+def trusting(settings: Settings) -> ssl.SSLContext:
+    """What HTTPS to a node is secured by: the authority that DICOM goes by. Raises MachineError."""
+    return ssl.create_default_context(cafile=str(_tls(settings) / "ca.pem"))
+
+
 def _tls(settings: Settings) -> Path:
     folder = settings.dicom_tls
     if folder is None:

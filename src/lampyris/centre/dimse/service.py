@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from lampyris.centre.dimse.server import Door, Server
+from lampyris.centre.dimse.scp import query, storing, worklist
+from lampyris.centre.dimse.scp.server import Door, Server
 from lampyris.centre.service import Centre
 
 
@@ -17,7 +18,8 @@ async def serve(centre: Centre, address: tuple[str, int], *, tls: bool = False) 
     Raises MachineError when the address cannot be listened at, or TLS has no certificate.
     """
     door = Door(centre, asyncio.get_running_loop())
-    server = Server(door, address, [], tls=tls)
+    handlers = [*storing.handlers(door), *query.handlers(door), *worklist.handlers(door)]
+    server = Server(door, address, handlers, tls=tls)
     log = structlog.get_logger()
     log.info("node ready", aet=centre.settings.aet, port=server.port, tls=tls)
     try:

@@ -11,7 +11,8 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from pynetdicom.events import Event
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from lampyris import __version__
+from lampyris.centre.archive.queries import FoundInstance
 from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.database import Connection
 from lampyris.centre.dimse import contexts, nodes
@@ -53,6 +55,7 @@ class Door:
     def __init__(self, centre: Centre, loop: asyncio.AbstractEventLoop) -> None:
         self.centre, self._loop = centre, loop
         self._known: WeakKeyDictionary[Association, Node] = WeakKeyDictionary()
+        self._stored: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self.log = structlog.get_logger()
 
     def ask(self, action: Callable[[Connection], Awaitable[T]]) -> T:
@@ -62,7 +65,11 @@ class Door:
             async with self.centre.pool.connection() as connection:
                 return await action(connection)
 
-        return asyncio.run_coroutine_threadsafe(whole(), self._loop).result(_ANSWER_S)
+        return self.run(whole())
+
+    def run(self, action: Coroutine[Any, Any, T]) -> T:
+        """Do something in the loop, and wait for it. Raises what it raises, TimeoutError."""
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(_ANSWER_S)
 
     def node_of(self, event: Event) -> Node:
         """Who asks."""
@@ -75,6 +82,19 @@ class Door:
             kind, f"node:{node.aet}", outcome, _address(event.assoc), node.site, told, {"site": node.site, **detail}
         )
         self.ask(lambda connection: note(connection, entry))
+
+    def stored(self, event: Event, study_uid: str) -> None:
+        """Write into the audit that a node stores objects of a study: once an association, not once an object."""
+        told = self._stored.setdefault(event.assoc, set())
+        if study_uid not in told:
+            told.add(study_uid)
+            self.noted(event, Kind.STORE, "success", study_uid)
+
+    def noted_studies(self, event: Event, kind: Kind, instances: Iterable[FoundInstance], **detail: Any) -> None:
+        """Write into the audit which studies are given away, and how much of them."""
+        counts = Counter(one.study_uid for one in instances)
+        for study, count in counts.items():
+            self.noted(event, kind, "success", study, instances=count, **detail)
 
     def admit(self, event: Event) -> None:
         """An association was asked for: bound it by what its node may do, or reject it (PS3.8 section 9.3.4)."""
@@ -178,6 +198,7 @@ class Server:
         entity.implementation_version_name = f"LAMPYRIS_{__version__}"[:16]
         entity.maximum_associations = ASSOCIATIONS
         entity.maximum_pdu_size = PDU_BYTES
+        entity.connection_timeout = ACSE_S
         entity.require_called_aet = True
         entity.acse_timeout, entity.dimse_timeout, entity.network_timeout = ACSE_S, DIMSE_S, NETWORK_S
         handlers = [(evt.EVT_REQUESTED, door.admit), *handlers]
@@ -228,6 +249,7 @@ def quiet() -> None:
     logger.propagate, logger.handlers = False, [logging.NullHandler()]
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     _config.LOG_HANDLER_LEVEL = "none"
+    _config.STORE_RECV_CHUNKED_DATASET = True  # an object in hand lies in a file, not in memory
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     pydicom.config.settings.writing_validation_mode = pydicom.config.IGNORE
