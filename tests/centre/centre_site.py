@@ -31,7 +31,9 @@ AUDIENCE = "https://centre.example"
 @contextmanager
 def served(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the application behind a real server on the loopback interface."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -50,6 +50,8 @@ class Settings:
     early_bytes: int = 16 << 30
     """What may be kept for one site of scans that still arrive, made while workers were idle; 0 = no early work."""
 
+    oidc: str | None = None
+    """File (TOML) that describes the OpenID provider that people sign in at; its secret comes from the environment."""
     behind_proxy: bool = False
     """Whether a proxy in front, which speaks TLS, says in X-Forwarded-For where requests come from."""
     requests_per_s: float = 50.0

@@ -27,6 +27,7 @@ from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.api.watch import Bell
 from lampyris.centre.body import Gate
 from lampyris.centre.console import assets, home, page
+from lampyris.centre.console.access import router as entrance
 from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal, refusal, wait
@@ -37,7 +38,7 @@ from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
-_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router, viewer.router)
+_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router, entrance, viewer.router)
 
 
 def application() -> FastAPI:

@@ -1,20 +1,16 @@
 """Requests to the console itself: its first page, and how somebody likes it to look."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from lampyris.centre.console import words
 from lampyris.centre.console.navigation import entries_of
 from lampyris.centre.console.page import LANGUAGE, THEME, THEMES, remember
-from lampyris.centre.people.callers import Caller, needs
-from lampyris.centre.people.rules import Action
+from lampyris.centre.people.callers import Own
 from lampyris.centre.refusals import refusal
 from lampyris.centre.request import This, form_of
 
 router = APIRouter(include_in_schema=False)
-Own = Annotated[Caller, Depends(needs(Action.SELF))]
 
 
 @router.get("/")

@@ -20,6 +20,8 @@ class Entry:
 ENTRIES = (
     Entry("/journey", N_("Journey"), Action.SCAN_READ, "j"),
     Entry("/sites", N_("Sites"), Action.SITE_READ, "s"),
+    Entry("/emergency", N_("Emergency access"), Action.GLASS_BREAK, "e"),
+    Entry("/emergency/opened", N_("Emergencies"), Action.GLASS_READ, "o"),
 )
 """In the order in which they are shown."""
 

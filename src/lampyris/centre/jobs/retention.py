@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from lampyris.centre.archive import index
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import early, queue
+from lampyris.centre.people import patience
 from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import InputError
 from lampyris.transfer import limits
@@ -58,6 +59,7 @@ async def sweep(connection: Connection, store: Store) -> Counter[str]:
         done["failed"] = await _delete(connection, store, "raw", "state = 'failed' AND finished", days["failed"])
         done["early"] = await early.sweep(connection, store, days["early"])
         done["series"] = await _delete(connection, store, "series", "returned", days["series"])
+        await patience.sweep(connection)
         await connection.execute("DELETE FROM assertion WHERE expires < now()")
         await connection.execute("DELETE FROM enrolment_code WHERE expires < now()")
         await connection.execute(

@@ -59,25 +59,24 @@ async def people(connection: Connection, by: By) -> list[Person]:
     The operators of the whole centre see those without any role, too.
     """
     within = await tenants.reach(connection, by)
-    cursor = await connection.execute(
-        """
-        SELECT person.number, login, person.name, service, disabled, password IS NOT NULL AS has_password,
-               subject IS NOT NULL AS single_sign_on, created,
-               (SELECT max(seen) FROM session WHERE session.person = person.number) AS seen,
-               coalesce(json_agg(json_build_array(role, tenant, origin) ORDER BY tenant, role)
-                        FILTER (WHERE role IS NOT NULL), '[]') AS granted
-        FROM person LEFT JOIN granted ON granted.person = person.number AND tenant = ANY(%(within)s)
-        GROUP BY person.number
-        HAVING count(role) > 0
-            OR (%(root)s = ANY(%(within)s) AND NOT EXISTS (SELECT FROM granted WHERE granted.person = person.number))
-        ORDER BY login
-        """,
+    return await _persons(
+        connection,
+        "granted.tenant = ANY(%(within)s) OR (%(root)s = ANY(%(within)s) AND role IS NULL)",
         {"within": list(within), "root": tenants.ROOT},
     )
-    return [
-        Person(**row | {"granted": tuple(Granted(Role(role), *rest) for role, *rest in row["granted"])})
-        for row in await cursor.fetchall()
-    ]
+
+
+async def own(connection: Connection, person: int) -> Person:
+    """Somebody's own account, with all of their roles."""
+    return (await _persons(connection, "person.number = %(person)s", {"person": person}))[0]
+
+
+async def change_own(connection: Connection, by: By, name: str, language: str) -> None:
+    """Another name and language of one's own. Raises InputError."""
+    await connection.execute(
+        "UPDATE person SET name = %s, language = %s WHERE number = %s",
+        (tenants.checked_name(name), language, by.person),
+    )
 
 
 async def create(connection: Connection, by: By, new: Newcomer) -> int:
@@ -176,6 +175,26 @@ async def in_hand(connection: Connection, by: By, login: str) -> int:
     except Refusal:
         raise refusal(403, "ROLE", "this account has roles that are not yours to give: ask somebody above") from None
     return person
+
+
+async def _persons(connection: Connection, where: str, values: dict[str, object]) -> list[Person]:
+    """People by login, with those of their roles that `where`, a condition of this module's own, lets through."""
+    cursor = await connection.execute(
+        f"""
+        SELECT person.number, login, person.name, service, disabled, password IS NOT NULL AS has_password,
+               subject IS NOT NULL AS single_sign_on, created,
+               (SELECT max(seen) FROM session WHERE session.person = person.number) AS seen,
+               coalesce(json_agg(json_build_array(role, tenant, origin) ORDER BY tenant, role)
+                        FILTER (WHERE role IS NOT NULL), '[]') AS granted
+        FROM person LEFT JOIN granted ON granted.person = person.number
+        WHERE {where} GROUP BY person.number ORDER BY login
+        """.encode(),
+        values,
+    )
+    return [
+        Person(**row | {"granted": tuple(Granted(Role(role), *rest) for role, *rest in row["granted"])})
+        for row in await cursor.fetchall()
+    ]
 
 
 async def _grant(connection: Connection, by: By, who: tuple[int, str], role: Role, tenant: str) -> None:

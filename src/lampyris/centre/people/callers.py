@@ -86,6 +86,10 @@ anyone.action = Action.OPEN  # type: ignore[attr-defined]
 Visitor = Annotated[Caller | None, Depends(anyone)]
 
 
+Own = Annotated[Caller, Depends(needs(Action.SELF))]
+"""Whoever is signed in, for what is their own."""
+
+
 def session_of(caller: Caller) -> str:
     """The digest of a caller's session; Refusal 403 for an access token, which must not make itself last longer."""
     if caller.session is None:

@@ -41,6 +41,12 @@ async def check(connection: Connection, login: str, password: str) -> int | None
     return int(row["number"])
 
 
+async def known(connection: Connection, login: str) -> bool:
+    """Whether this is somebody's login: what was typed in its place may be a password, and is written down nowhere."""
+    cursor = await connection.execute("SELECT FROM person WHERE login = %s", (login if LOGIN.fullmatch(login) else "",))
+    return await cursor.fetchone() is not None
+
+
 async def choose(connection: Connection, person: int, password: str, *, keep: str | None = None) -> None:
     """Give somebody this password and end their sessions, but the one whose digest is `keep`. Raises InputError."""
     hashed = await _hashed(password)

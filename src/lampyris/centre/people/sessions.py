@@ -67,9 +67,9 @@ async def of(connection: Connection, person: int, own: str | None) -> list[Liste
     return [Listed(**row) for row in await cursor.fetchall()]
 
 
-async def end(connection: Connection, cookie: str) -> None:
-    """End a session; one that is over already stays so."""
-    await connection.execute("DELETE FROM session WHERE digest = %s", (digest_of(cookie),))
+async def end(connection: Connection, digest: str) -> None:
+    """End a session by the digest of its cookie; one that is over already stays so."""
+    await connection.execute("DELETE FROM session WHERE digest = %s", (digest,))
 
 
 async def end_of(connection: Connection, person: int, number: int) -> bool:
