@@ -28,6 +28,7 @@ from lampyris.centre.api.watch import Bell
 from lampyris.centre.body import Gate
 from lampyris.centre.console import assets, home, page
 from lampyris.centre.console.access import router as entrance
+from lampyris.centre.dimse import routes as network
 from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.observe.traces import Traced
 from lampyris.centre.refusals import Refusal, refusal, wait
@@ -38,7 +39,16 @@ from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
-_ROUTERS = (access.router, scans.router, watch.router, assets.router, home.router, entrance, viewer.router)
+_ROUTERS = (
+    access.router,
+    scans.router,
+    watch.router,
+    assets.router,
+    home.router,
+    entrance,
+    viewer.router,
+    network.router,
+)
 
 
 def application() -> FastAPI:

@@ -92,13 +92,16 @@ def proposed(objects: Iterable[tuple[str, str]], offered: Sequence[str]) -> list
     wanted: dict[str, set[str]] = {}
     for uid, syntax in objects:
         wanted.setdefault(uid, set()).add(syntax)
-    contexts: list[PresentationContext] = []
+    groups: list[list[PresentationContext]] = [[]]
     for uid in sorted(wanted):
         allowed = set(offered) or wanted[uid] | set(PLAIN)
-        contexts += [build_context(uid, [one]) for one in sorted(allowed - set(PLAIN))]
+        contexts = [build_context(uid, [one]) for one in sorted(allowed - set(PLAIN))]
         if plain := [one for one in PLAIN if one in allowed]:
             contexts.append(build_context(uid, plain))
-    return [contexts[at : at + _MOST] for at in range(0, len(contexts), _MOST)]
+        if len(groups[-1]) + len(contexts) > _MOST:
+            groups.append([])
+        groups[-1] += contexts
+    return groups
 
 
 def name_of(uid: str) -> str:

@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from lampyris.centre.dimse import commitment
 from lampyris.centre.dimse.scp import query, storing, worklist
 from lampyris.centre.dimse.scp.server import Door, Server
+from lampyris.centre.dimse.work import working
 from lampyris.centre.service import Centre
 
 
@@ -19,11 +21,12 @@ async def serve(centre: Centre, address: tuple[str, int], *, tls: bool = False) 
     """
     door = Door(centre, asyncio.get_running_loop())
     handlers = [*storing.handlers(door), *query.handlers(door), *worklist.handlers(door)]
-    server = Server(door, address, handlers, tls=tls)
+    server = Server(door, address, [*handlers, *commitment.handlers(door)], tls=tls)
     log = structlog.get_logger()
     log.info("node ready", aet=centre.settings.aet, port=server.port, tls=tls)
     try:
-        yield server.port
+        async with working(door):
+            yield server.port
     finally:
         await asyncio.to_thread(server.close)
         log.info("node ended")

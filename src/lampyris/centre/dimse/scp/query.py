@@ -171,10 +171,10 @@ def move(door: Door, event: Event) -> Iterator[Any]:
     instances = _wanted(door, node, event)
     if instances is None:
         raise ValueError("the identifier does not match the model")
-    syntaxes = contexts.proposed(((one.class_uid, one.syntax_uid) for one in instances), target.syntaxes)
+    offered, *_ = contexts.proposed(((one.class_uid, one.syntax_uid) for one in instances), target.syntaxes)
     agreed: list[Any] = []
     told = {
-        "contexts": syntaxes[0] if syntaxes else [],
+        "contexts": offered,
         "tls_args": nodes.calling(door.centre.settings, target),
         "evt_handlers": [(evt.EVT_ACCEPTED, lambda accepted: agreed.append(accepted.assoc))],
     }
