@@ -139,9 +139,9 @@ def other(client, invite) -> Site:
 def rows(settings) -> Callable[..., list[Any]]:
     """What the database holds."""
 
-    def ask(query: str, *values) -> list[Any]:
+    def ask(query: str, *values, **named) -> list[Any]:
         with psycopg.connect(settings.dsn, autocommit=True) as connection:
-            cursor = connection.execute(query, values)
+            cursor = connection.execute(query, named or values)
             return cursor.fetchall() if cursor.description else []
 
     return ask

@@ -64,7 +64,7 @@ def test_numbers_and_moments_are_told_as_the_language_has_them():
     english, chinese = words.words_of("en"), words.words_of("zh_CN")
     assert english.number(1234.5678, 1) == "1,234.6"
     assert chinese.duration(3 * 86400 + 7261) == "3天 2小时"
-    assert english.duration(59.9) == "59 sec"
+    assert (english.duration(59.9), english.duration(732), english.duration(0)) == ("59 secs", "12 mins", "0 secs")
     assert english.duration(None) == english.number(None) == english.bytes(None) == english.moment(None) == "–"
     assert english.bytes(999) == "999 byte"
     assert english.bytes(1_230_000_000) == "1.2 GB"

@@ -24,9 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lampyris import __version__
 from lampyris.centre.api import access, scans, watch
 from lampyris.centre.api.schema import PROBLEMS
-from lampyris.centre.api.watch import Bell
 from lampyris.centre.body import Gate
-from lampyris.centre.console import assets, home, page
+from lampyris.centre.console import assets, home, journey, page
 from lampyris.centre.console.access import router as entrance
 from lampyris.centre.dimse import routes as network
 from lampyris.centre.observe.logs import to_stderr, where
@@ -35,6 +34,7 @@ from lampyris.centre.refusals import Refusal, refusal, wait
 from lampyris.centre.service import Centre, opened
 from lampyris.centre.settings import VARIABLE, Settings
 from lampyris.centre.viewer import page as viewer
+from lampyris.centre.watching.bell import Bell
 from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
@@ -48,6 +48,7 @@ _ROUTERS = (
     entrance,
     viewer.router,
     network.router,
+    journey.router,
 )
 
 

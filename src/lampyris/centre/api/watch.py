@@ -4,13 +4,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
-import psycopg
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
@@ -18,64 +15,18 @@ from lampyris.centre import access, ingest, service
 from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
 from lampyris.centre.api.access import Granted
-from lampyris.centre.jobs import queue
-from lampyris.centre.refusals import not_found, refusal, wait
+from lampyris.centre.refusals import not_found, refusal
 from lampyris.centre.request import This
 from lampyris.centre.service import Centre
+from lampyris.centre.watching.bell import Bell
 from lampyris.transfer import limits
 
 router = APIRouter(tags=["watching"])
-STREAMS_OF_A_SITE = 4
 _PING_S = 15.0
 _NAMES = (
     *("chunk_bytes", "chunks", "parts", "manifest_bytes", "sealed_characters", "packing_entries", "missing"),
     *("in_flight", "assertion_seconds", "token_seconds", "skew_seconds"),
 )
-
-
-class Bell:
-    """Wakes every stream of a site when one of its scans changed; heard from the database by one connection."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self.over = False
-        """The server is being stopped: every stream ends, and its reader asks another server, or this one later."""
-
-    async def listen(self) -> None:
-        """Pass notifications on until cancelled; a lost connection is made again."""
-        while True:
-            with contextlib.suppress(psycopg.OperationalError):
-                connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
-                async with connection:
-                    await connection.execute(f"LISTEN {queue.CHANNEL}")
-                    async for heard in connection.notifies():
-                        self.ring(heard.payload)
-            await asyncio.sleep(1.0)
-
-    def ring(self, site: str) -> None:
-        for event in self._waiting.get(site, ()):
-            event.set()
-
-    def end(self) -> None:
-        """Let every stream end."""
-        self.over = True
-        for site in self._waiting:
-            self.ring(site)
-
-    @contextmanager
-    def heard(self, site: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever it rings; Refusal 429 when the site has enough streams."""
-        if len(self._waiting[site]) >= STREAMS_OF_A_SITE:
-            raise wait(429, 10, f"{STREAMS_OF_A_SITE} streams of this site are open")
-        event = asyncio.Event()
-        self._waiting[site].add(event)
-        try:
-            yield event
-        finally:
-            self._waiting[site].discard(event)
-            if not self._waiting[site]:
-                del self._waiting[site]
 
 
 @router.get(f"{limits.PREFIX}/events", **schema.described({200: schema.EVENTS}, (400, 401)))
@@ -129,7 +80,7 @@ async def metrics(request: Request, centre: This) -> Response:
 
 async def _stream(centre: Centre, bell: Bell, grant: Grant, after: int | None) -> AsyncIterator[str]:
     site, ends, seen = grant.site, time.monotonic() + limits.TOKEN_SECONDS, datetime.now(UTC)
-    with bell.heard(site) as rung:
+    with bell.heard(f"site {site}", (site,)) as rung:
         async with centre.pool.connection() as connection:
             last = await ingest.last_event(connection, site) if after is None else after
         yield f": from {last}\nid: {last}\n\n"

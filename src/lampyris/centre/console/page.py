@@ -24,6 +24,7 @@ SIGN_IN = "/sign-in"
 LANGUAGE, THEME, ZONE = "lampyris_language", "lampyris_theme", "lampyris_zone"
 """Cookies of taste: nothing depends on them but how a page looks."""
 THEMES = ("dark", "light")
+_ASKED = "language"
 _YEAR_S = 31_536_000
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self';"
@@ -42,11 +43,17 @@ async def render(
     request: Request, centre: Centre, caller: Caller | None, template: str, /, status: int = 200, **values: object
 ) -> HTMLResponse:
     """A page, or a fragment of one, of a template in `templates/`. A caller of None is a stranger."""
-    given = request.query_params.get("language") if caller is None else None
-    account = None if caller is None else caller.language
-    cookie = request.cookies.get(LANGUAGE)
-    language = words.chosen(given, account, cookie, accept=request.headers.get("accept-language", ""))
+    answer = HTMLResponse(await text_of(request, centre, caller, template, **values), status, headers=_HEADERS)
+    given = request.query_params.get(_ASKED)
+    if caller is None and given in words.LANGUAGES:
+        remember(request, answer, LANGUAGE, given)
+    return answer
+
+
+async def text_of(request: Request, centre: Centre, caller: Caller | None, template: str, /, **values: object) -> str:
+    """What `render` answers with, as text: one event of a stream, say."""
     theme = request.cookies.get(THEME)
+    language = _language(request, caller)
     said = {
         "words": words.words_of(language),
         "zone": words.zone_of(request.cookies.get(ZONE)),
@@ -54,14 +61,15 @@ async def render(
         "caller": caller,
         "entries": entries_of(caller),
         "path": request.url.path,
-        "centre_name": centre.settings.audience,
+        "audience": centre.settings.audience,
     }
-    page = environment(language).get_template(template)
-    text = await asyncio.to_thread(page.render, said | values)
-    answer = HTMLResponse(text, status, headers=_HEADERS)
-    if given in words.LANGUAGES:
-        remember(request, answer, LANGUAGE, language)
-    return answer
+    return await asyncio.to_thread(environment(language).get_template(template).render, said | values)
+
+
+def _language(request: Request, caller: Caller | None) -> str:
+    """The account's, or what a stranger asks for; then the browser's."""
+    wish = request.query_params.get(_ASKED) if caller is None else caller.language
+    return words.chosen(wish, request.cookies.get(LANGUAGE), accept=request.headers.get("accept-language", ""))
 
 
 def wants_page(request: Request) -> bool:

@@ -2,31 +2,53 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from datetime import UTC, date, datetime
 
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
 _RUNS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for the beginning of a formula."""
+_KIND = "text/csv; charset=utf-8"
+_PIECE = 1000
 
 
-def csv_of(name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Response:
+def csv_of(
+    name: str, columns: Sequence[str], rows: Iterable[Sequence[object]] | AsyncIterable[Sequence[object]]
+) -> Response:
     """RFC 4180, UTF-8 with a byte order mark, in which spreadsheets read Chinese; saved as `name`.csv.
 
-    Column names are for programs too and are not translated. Moments are UTC (RFC 3339); None is empty; a text that a
-    spreadsheet would take for a formula is led by an apostrophe.
+    Rows may come one after the other, as they are read. Column names are for programs too and are not translated.
+    Moments are UTC (RFC 3339); None is empty; a text that a spreadsheet would take for a formula is led by an
+    apostrophe.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([_cell(value) for value in row] for row in rows)
     headers = {
         "Content-Disposition": f'attachment; filename="{name}.csv"',
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return Response(b"\xef\xbb\xbf" + text.getvalue().encode(), media_type="text/csv; charset=utf-8", headers=headers)
+    begin = b"\xef\xbb\xbf" + _lines([columns])
+    if isinstance(rows, AsyncIterable):
+        return StreamingResponse(_streamed(begin, rows), media_type=_KIND, headers=headers)
+    return Response(begin + _lines(rows), media_type=_KIND, headers=headers)
+
+
+async def _streamed(begin: bytes, rows: AsyncIterable[Sequence[object]]) -> AsyncIterator[bytes]:
+    """The file in pieces of a thousand lines: it may be longer than what memory should hold."""
+    yield begin
+    piece: list[Sequence[object]] = []
+    async for row in rows:
+        piece.append(row)
+        if len(piece) == _PIECE:
+            yield _lines(piece)
+            piece.clear()
+    yield _lines(piece)
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> str:

@@ -22,6 +22,8 @@ from babel.units import format_unit
 LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
 """What the console speaks: the first is the one of its source."""
 _SOURCE = "en"
+_LOCALES = {"en": "en_GB", "zh_CN": "zh_CN"}
+"""Whose dates and numbers go with a language: day before month, 24 hours."""
 _LARGE = (("digital-terabyte", 1e12), ("digital-gigabyte", 1e9), ("digital-megabyte", 1e6), ("digital-kilobyte", 1e3))
 _LONG = (("duration-day", 86400), ("duration-hour", 3600), ("duration-minute", 60), ("duration-second", 1))
 
@@ -77,7 +79,7 @@ class Words:
         return format_unit(int(count), "digital-byte", "short", locale=self.locale)
 
     def duration(self, seconds: float | None) -> str:
-        """A duration in its two largest units; below a minute in seconds. A dash for None."""
+        """A duration in its largest unit, and the next where there are fewer than ten of it. A dash for None."""
         if seconds is None:
             return "–"
         left, said = max(int(seconds), 0), list[tuple[str, int]]()
@@ -85,7 +87,7 @@ class Words:
             count, left = divmod(left, size)
             if count or said:
                 said.append((unit, count))
-            if len(said) == 2:
+            if len(said) == 2 or (said and said[0][1] >= 10):
                 break
         shown = [format_unit(count, unit, "short", locale=self.locale) for unit, count in said if count]
         return " ".join(shown) or format_unit(0, "duration-second", "short", locale=self.locale)
@@ -100,7 +102,7 @@ def words_of(language: str) -> Words:
     """What is said in one of LANGUAGES; KeyError for another."""
     if language not in LANGUAGES:
         raise KeyError(language)
-    locale, texts = Locale.parse(language), {}
+    locale, texts = Locale.parse(_LOCALES[language]), {}
     form_of: Callable[[int], int] = gettext.c2py("n != 1")
     if language != _SOURCE:
         for each in sorted((files(__package__) / "locale" / language).iterdir(), key=lambda one: one.name):

@@ -85,3 +85,13 @@ async def end_all(connection: Connection, person: int) -> int:
 
 def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+async def stands(connection: Connection, digest: str) -> bool:
+    """Whether a session is good now; asking this does not keep it alive."""
+    cursor = await connection.execute(
+        "SELECT FROM session JOIN person ON number = person WHERE digest = %s AND NOT disabled AND expires > now()"
+        " AND seen > now() - make_interval(mins => %s)",
+        (digest, IDLE_MINUTES),
+    )
+    return await cursor.fetchone() is not None

@@ -55,6 +55,43 @@
     });
   });
 
+  const live = () => document.getElementById("live");
+  let liveText = "";
+  document.addEventListener("htmx:sseError", () => {
+    const sign = live();
+    if (!sign || sign.classList.contains("lost")) return;
+    liveText = sign.textContent;
+    sign.textContent = sign.dataset.lost;
+    sign.classList.add("lost");
+  });
+  document.addEventListener("htmx:sseOpen", () => {
+    const sign = live();
+    if (!sign || !sign.classList.contains("lost")) return;
+    sign.textContent = liveText;
+    sign.classList.remove("lost");
+  });
+  // Rows of a live table: each takes the place of the one with its id, a new one goes to the top, the oldest go.
+  const place = (row, table) => {
+    const old = document.getElementById(row.id);
+    if (old) {
+      const focused = old.contains(document.activeElement);
+      old.replaceWith(row);
+      if (focused) row.querySelector("a, button")?.focus();
+    } else if ("fresh" in row.dataset) {
+      table.prepend(row);
+      document.getElementById("nothing")?.remove();
+    }
+  };
+  document.addEventListener("htmx:sseBeforeMessage", (event) => {
+    const table = document.getElementById(event.target.dataset.rows ?? "");
+    if (!table) return;
+    event.preventDefault();
+    const template = document.createElement("template");
+    template.innerHTML = event.detail.data;
+    [...template.content.children].forEach((row) => place(row, table));
+    while (table.children.length > Number(table.dataset.most)) table.lastElementChild.remove();
+  });
+
   let hiding;
   const say = (text) => {
     notice.textContent = text;
