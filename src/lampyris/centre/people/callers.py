@@ -106,7 +106,8 @@ async def identify(connection: Connection, request: Request, action: Action) -> 
     else:
         cookie = request.cookies.get(cookie_of(request.app.state.centre.settings.audience))
         session = None if cookie is None else digest_of(cookie)
-        row = None if session is None else await _of_session(connection, session)
+        watches = request.headers.get("accept") == "text/event-stream"
+        row = None if session is None else await _of_session(connection, session, used=not watches)
     if row is None:
         return None
     roles, tenants, sites = await _reach(connection, int(row["number"]), action)
@@ -116,8 +117,11 @@ async def identify(connection: Connection, request: Request, action: Action) -> 
     )  # fmt: skip
 
 
-async def _of_session(connection: Connection, digest: str) -> DictRow | None:
-    """Whose session it is. That it was used is written twice a minute: a viewer asks hundreds of times."""
+async def _of_session(connection: Connection, digest: str, *, used: bool) -> DictRow | None:
+    """Whose session it is. That it was used is written twice a minute: a viewer asks hundreds of times.
+
+    A stream that opens itself again is no use of it: a page that nobody looks at any more does not keep it alive.
+    """
     cursor = await connection.execute(
         "SELECT person.number, login, name, language, csrf, seen < now() - interval '30 seconds' AS due"
         " FROM session JOIN person ON person.number = session.person"
@@ -125,7 +129,7 @@ async def _of_session(connection: Connection, digest: str) -> DictRow | None:
         (digest, IDLE_MINUTES),
     )
     row = await cursor.fetchone()
-    if row is not None and row["due"]:
+    if row is not None and used and row["due"]:
         await connection.execute("UPDATE session SET seen = now() WHERE digest = %s", (digest,))
     return row
 

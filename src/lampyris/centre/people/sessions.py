@@ -90,8 +90,8 @@ def digest_of(text: str) -> str:
 async def stands(connection: Connection, digest: str) -> bool:
     """Whether a session is good now; asking this does not keep it alive."""
     cursor = await connection.execute(
-        "SELECT FROM session JOIN person ON number = person WHERE digest = %s AND NOT disabled AND expires > now()"
-        " AND seen > now() - make_interval(mins => %s)",
+        "SELECT FROM session JOIN person ON person.number = person WHERE digest = %s AND NOT disabled"
+        " AND expires > now() AND seen > now() - make_interval(mins => %s)",
         (digest, IDLE_MINUTES),
     )
     return await cursor.fetchone() is not None

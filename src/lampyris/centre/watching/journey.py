@@ -239,16 +239,20 @@ async def changed(
 ) -> tuple[list[ScanSeen], Mark]:
     """Scans of these sites that changed, received more or moved on at a worker since; and the mark for next time."""
     newest = await mark(connection)
+    asked = {"sites": list(sites), "event": last.event - _OVERLAP, "since": last.since, "most": most}
     cursor = await connection.execute(
-        f"""
-        {_SCAN} WHERE scan.site = ANY(%(sites)s) AND scan.number IN (
-            SELECT scan FROM event WHERE event.number > %(event)s AND event.site = ANY(%(sites)s)
-            UNION SELECT number FROM scan WHERE state = 'running' AND updated > %(since)s
-            UNION (SELECT number FROM scan WHERE state = 'open' AND site = ANY(%(sites)s)
-                   ORDER BY number DESC LIMIT %(most)s)
-        ) ORDER BY scan.updated DESC LIMIT %(most)s
-        """.encode(),
-        {"sites": list(sites), "event": last.event - _OVERLAP, "since": last.since, "most": most},
+        """
+        SELECT scan AS number FROM event WHERE event.number > %(event)s AND event.site = ANY(%(sites)s)
+        UNION SELECT number FROM scan WHERE state = 'running' AND updated > %(since)s AND site = ANY(%(sites)s)
+        UNION (SELECT number FROM scan WHERE state = 'open' AND site = ANY(%(sites)s) ORDER BY number DESC
+               LIMIT %(most)s)
+        """,
+        asked,
+    )
+    numbers = [row["number"] for row in await cursor.fetchall()]
+    cursor = await connection.execute(
+        f"{_SCAN} WHERE scan.number = ANY(%(numbers)s) ORDER BY scan.updated DESC LIMIT %(most)s".encode(),
+        asked | {"numbers": numbers},
     )
     seen = [ScanSeen(**row) for row in await cursor.fetchall()]
     fresh = [each for each in seen if last.told.get(each.number) != (each.updated, each.bytes)]
