@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lampyris import __version__
 from lampyris.centre.api import access, scans, watch
+from lampyris.centre.api.guard import Guard
 from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.body import Gate
 from lampyris.centre.console import assets, home, journey, page
@@ -89,6 +90,7 @@ def create(settings: Settings) -> FastAPI:
     for kind in (Refusal, InputError, MachineError, psycopg.Error, PoolTimeout, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(Exception, _refused)
+    app.add_middleware(Guard, settings=settings)
     app.add_middleware(_Logged)
     return app
 

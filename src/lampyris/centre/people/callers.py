@@ -8,7 +8,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 from psycopg.rows import DictRow
 
+from lampyris.centre.body import declared_length
 from lampyris.centre.database import Connection
+from lampyris.centre.people import patience
 from lampyris.centre.people.rules import MAY, Action, Role, roles_with
 from lampyris.centre.people.sessions import IDLE_MINUTES, cookie_of, digest_of
 from lampyris.centre.people.tenants import By
@@ -69,6 +71,10 @@ def needs(action: Action) -> Callable[[Request, This], Awaitable[Caller]]:
                 raise refusal(403, "CSRF", f"the request bears no {CSRF_HEADER} of this session: load the page again")
         if not caller.may(action):
             raise refusal(403, "ROLE", f"no role of this account allows {action}")
+        if action is Action.STUDY_STORE and request.method not in _SAFE:
+            async with centre.pool.connection() as connection:
+                size, most = declared_length(request) or 0, centre.settings.stored_bytes
+                await patience.check_quota(connection, caller.person, size, most)
         request.state.caller = caller
         return caller
 

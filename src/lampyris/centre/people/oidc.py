@@ -16,7 +16,7 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from authlib.common.errors import AuthlibBaseError
@@ -139,9 +139,8 @@ async def end(
         body = {"grant_type": "authorization_code", "code": answer["code"], "redirect_uri": redirect,
                 "client_id": provider.client_id, "code_verifier": flow["verifier"]}  # fmt: skip
         secret = os.environ.get(SECRET)
-        got = await _json(
-            http, "POST", told["token_endpoint"], data=body | ({"client_secret": secret} if secret else {})
-        )
+        auth = None if secret is None else httpx.BasicAuth(quote(provider.client_id, safe=""), quote(secret, safe=""))
+        got = await _json(http, "POST", told["token_endpoint"], data=body, auth=auth)
         keys = await _json(http, "GET", told["jwks_uri"])
     return _claims(provider, got, keys, flow["nonce"]), str(flow["next"])
 

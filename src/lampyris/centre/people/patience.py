@@ -23,12 +23,18 @@ class Try:
     keys: tuple[tuple[str, str], ...]
 
 
-async def counted(connection: Connection, login: str, address: str) -> Try:
-    """Count a try to sign in; Refusal 429 with the seconds to wait when there were too many."""
-    found = Try((("login", hashlib.sha256(login.encode()).hexdigest()), ("address", network_of(address))))
+async def counted(connection: Connection, address: str, login: str | None = None) -> Try:
+    """Count a try to sign in, at a provider without a login; Refusal 429 with the seconds to wait for another."""
+    of_login = () if login is None else (("login", hashlib.sha256(login.encode()).hexdigest()),)
+    found = Try((*of_login, ("address", network_of(address))))
     for kind, key in found.keys:
         await _count(connection, kind, f"{kind}:{key}")
     return found
+
+
+def of_address(address: str) -> Try:
+    """What was counted of a try at a provider."""
+    return Try((("address", network_of(address)),))
 
 
 async def forgiven(connection: Connection, tried: Try) -> None:
@@ -43,19 +49,23 @@ async def forgiven(connection: Connection, tried: Try) -> None:
             )
 
 
-async def spend(connection: Connection, person: int, size: int, most: int) -> None:
-    """Count bytes that somebody stores today; Refusal 413 when they would be more than their quota of a day."""
+async def check_quota(connection: Connection, person: int, size: int, most: int) -> None:
+    """Refusal 413 when so many bytes would be more than somebody may store in a day (UTC)."""
     cursor = await connection.execute(
-        """
-        INSERT INTO stored (person, day, bytes)
-        SELECT %(person)s, (now() AT TIME ZONE 'UTC')::date, %(size)s WHERE %(size)s <= %(most)s
-        ON CONFLICT (person, day) DO UPDATE SET bytes = stored.bytes + excluded.bytes
-        WHERE stored.bytes + excluded.bytes <= %(most)s RETURNING bytes
-        """,
-        {"person": person, "size": size, "most": most},
+        "SELECT bytes FROM stored WHERE person = %s AND day = (now() AT TIME ZONE 'UTC')::date", (person,)
     )
-    if await cursor.fetchone() is None:
-        raise refusal(413, "QUOTA", f"{size} bytes more than the {most} that this account may store in a day (UTC)")
+    stored = int((await cursor.fetchone() or {"bytes": 0})["bytes"])
+    if stored + size > most:
+        raise refusal(413, "QUOTA", f"{stored} bytes were stored today of {most} (UTC); {size} more are too many")
+
+
+async def spend(connection: Connection, person: int, size: int) -> None:
+    """Count bytes that somebody has stored today."""
+    await connection.execute(
+        "INSERT INTO stored (person, day, bytes) VALUES (%s, (now() AT TIME ZONE 'UTC')::date, %s)"
+        " ON CONFLICT (person, day) DO UPDATE SET bytes = stored.bytes + excluded.bytes",
+        (person, size),
+    )
 
 
 async def sweep(connection: Connection) -> None:

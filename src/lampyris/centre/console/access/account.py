@@ -55,7 +55,7 @@ async def password(request: Request, centre: This, caller: Own) -> Response:
     if not trouble:
         async with centre.pool.connection() as connection:
             try:
-                tried = await patience.counted(connection, caller.login, caller.address)
+                tried = await patience.counted(connection, caller.address, caller.login)
                 if await passwords.check(connection, caller.login, form.get("old", "")) != caller.person:
                     trouble = "wrong"
                 else:

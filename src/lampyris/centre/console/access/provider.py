@@ -23,7 +23,7 @@ async def away(request: Request, centre: This, _caller: Visitor) -> Response:
     """To the provider, with a state that this browser keeps."""
     provider = _provider(centre)
     async with centre.pool.connection() as connection:
-        await patience.counted(connection, "", address_of(request))
+        await patience.counted(connection, address_of(request))
         then = own_path(request.query_params.get("next"))
         url, state = await oidc.begin(connection, provider, _redirect(centre), then)
     answer = RedirectResponse(url, 303)
@@ -51,6 +51,7 @@ async def back(request: Request, centre: This, _caller: Visitor) -> Response:
         if found is None:
             await note(connection, Entry(Kind.LOGIN, "unknown", "refused", address=address, detail={"by": "oidc"}))
             return RedirectResponse("/sign-in?said=role", 303)
+        await patience.forgiven(connection, patience.of_address(address))
         session = await begin(connection, request, *found, by="oidc")
     answer = signed_in(centre, session, own_path(then))
     answer.delete_cookie(_cookie(centre), secure=_cookie(centre) != _FLOW, httponly=True, samesite="lax")

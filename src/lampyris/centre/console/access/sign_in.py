@@ -37,7 +37,7 @@ async def sign_in(request: Request, centre: This, _caller: Visitor) -> Response:
     address = address_of(request)
     async with centre.pool.connection() as connection:
         try:
-            tried = await patience.counted(connection, login, address)
+            tried = await patience.counted(connection, address, login)
         except Refusal as error:
             page = await _page(request, centre, then, login=login, wait_s=error.retry_after or 1, status=429)
             page.headers["Retry-After"] = str(error.retry_after)
