@@ -7,7 +7,7 @@ SOURCE ?=
 OUT ?= out
 OPTIONS ?=
 
-.PHONY: run journey test check check-slow bench judges
+.PHONY: run journey test check check-slow bench judges screenshots
 
 run: .venv/run.stamp
 	@bash tools/install-viewer.sh $(BIN)/lampyris $(DATA)
@@ -30,6 +30,9 @@ check-slow: .venv/dev.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m bench
+
+screenshots: .venv/bench.stamp
+	$(BIN)/python tools/screenshots.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -55,6 +55,19 @@ def package() -> Callable[[str], None]:
     return need
 
 
+@pytest.fixture(scope="session")
+def npm_package() -> Callable[[str], Path]:
+    """Folder of a package that `web/package-lock.json` names, or a loud skip."""
+
+    def find(name: str) -> Path:
+        folder = ROOT / "web" / "node_modules" / name
+        if not folder.is_dir():
+            absent(name, "not in web/node_modules; cd web && npm ci --ignore-scripts")
+        return folder
+
+    return find
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20261121)

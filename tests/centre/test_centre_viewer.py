@@ -137,6 +137,7 @@ def test_its_files_are_kept_for_a_year_under_their_release_alone(installed, clie
     assert found.headers["content-encoding"] == "gzip"
     assert found.headers["content-type"].startswith("text/css")
     assert "immutable" in found.headers["cache-control"]
+    assert found.headers["content-security-policy"] == page.POLICY, "a worker has that of its file"
     plain = client.get(place, headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.text == found.text

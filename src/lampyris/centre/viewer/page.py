@@ -24,12 +24,14 @@ POLICY = (
 """The console's, and what the viewer cannot do without: decoders in WebAssembly, styles that it sets by script, images
 and workers that it makes itself. No script in the page, and nothing from another origin."""
 _ALONE = {
+    "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-"""A page that shares its process with no other origin may share memory with its workers."""
+"""A page that shares its process with no other origin may share memory with its workers; these have the policy of the
+file that they are made of."""
 _STUDIES = "StudyInstanceUIDs"
 Reader = Annotated[Caller, Depends(needs(Action.STUDY_READ))]
 
@@ -58,5 +60,5 @@ async def page(request: Request, centre: This, caller: Reader) -> Response:
     if not request.query_params.get(_STUDIES):
         return RedirectResponse("/", 303)
     answer = await render(request, centre, caller, "viewer.html.jinja", release=release)
-    answer.headers.update(_ALONE | {"Content-Security-Policy": POLICY})
+    answer.headers.update(_ALONE)
     return answer

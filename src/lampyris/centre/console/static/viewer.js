@@ -80,7 +80,7 @@
       { id: 'image' },
       {
         id: 'noise',
-        options: { colormap: { name: 'hsv', opacity: [{ value: 0, opacity: 0 }, { value: 1, opacity: 0.6 }] } },
+        options: { colormap: { name: 'hot_iron', opacity: [{ value: 0, opacity: 0 }, { value: 1, opacity: 0.7 }] } },
       },
     ],
   };
@@ -126,6 +126,7 @@
         routeName: { $set: 'read' },
         displayName: { $set: 'Lampyris' },
         hangingProtocol: { $set: 'lampyris' },
+        routes: { 0: { layoutInstance: { props: { leftPanelClosed: { $set: true } } } } }, // three panes need the width
       },
     },
     customizationService: {
