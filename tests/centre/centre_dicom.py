@@ -4,6 +4,7 @@ import hashlib
 import io
 from typing import Any
 
+import httpx
 import numpy as np
 from pydicom import config
 from pydicom.dataelem import DataElement
@@ -69,3 +70,26 @@ def encoded(made: Dataset) -> bytes:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def stow(client: httpx.Client, *files: bytes, path: str = "/dicomweb/studies", boundary: str = "x-7") -> httpx.Response:
+    """Store files, one request."""
+    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    body = b"".join(head + each + b"\r\n" for each in files) + f"--{boundary}--".encode()
+    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+    return client.post(path, content=body, headers={"Content-Type": kind, "Accept": "application/dicom+json"})
+
+
+def parts(answer: httpx.Response) -> list[tuple[dict[str, str], bytes]]:
+    """Headers in lower case and content of the parts of an answer, by the letter of RFC 2046."""
+    assert answer.status_code == 200, answer.text
+    boundary = answer.headers["content-type"].split("boundary=")[1].strip('"').encode()
+    first, *middle, last = (b"\r\n" + answer.content).split(b"\r\n--" + boundary)
+    assert first == b""
+    assert last == b"--\r\n"
+    found = []
+    for each in middle:
+        head, _, content = each.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        lines = (line.partition(b": ") for line in head.split(b"\r\n"))
+        found.append(({name.decode().lower(): value.decode() for name, _, value in lines}, content))
+    return found

@@ -77,7 +77,7 @@ class Store:
         else:
             self.store = from_url(settings.store)
 
-    async def put(self, prefix: str, digest: str, pieces: Sequence[bytes]) -> None:
+    async def put(self, prefix: str, digest: str, pieces: Sequence[bytes | mmap.mmap]) -> None:
         """Bytes in pieces, whose SHA-256 the caller has checked; when this returns they are on stable storage."""
         key = _key(prefix, digest)
         try:

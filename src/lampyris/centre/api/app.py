@@ -25,6 +25,7 @@ from lampyris import __version__
 from lampyris.centre.api import access, scans, watch
 from lampyris.centre.api.guard import Guard
 from lampyris.centre.api.schema import PROBLEMS
+from lampyris.centre.archive import dicomweb
 from lampyris.centre.body import Gate
 from lampyris.centre.console import assets, home, journey, page
 from lampyris.centre.console.access import router as entrance
@@ -50,6 +51,7 @@ _ROUTERS = (
     viewer.router,
     network.router,
     journey.router,
+    *dicomweb.ROUTERS,
 )
 
 

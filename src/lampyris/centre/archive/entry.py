@@ -3,13 +3,15 @@
 Sources: DICOM PS3.18 Annex F (JSON model), PS3.10 7 (file format), PS3.5 7.1 (encoding of an element).
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
 import math
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +40,7 @@ _LONG = frozenset({"DS", "FL", "FD", "IS", "LT", "SL", "SS", "ST", "SV", "UC", "
 _UID = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _IDENTITY = {"0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID", "00080018": "SOPInstanceUID",
              "00080016": "SOPClassUID"}  # fmt: skip
+_UNDEFINED = 0xFFFFFFFF
 _DOSE_REPORT = "1.2.840.10008.5.1.4.1.1.88.67"
 _RECIPE = re.compile(r"\brecipe (\S+) \S+, SHA-256 [0-9a-f]{64}\b")
 
@@ -59,6 +62,12 @@ class Entry:
     has_pixels: bool
     pixel_at: int | None = None
     pixel_bytes: int | None = None
+    meta_uid: str = ""
+    """SOP Instance UID in the file's header, which a writer may have forgotten or left as it was."""
+
+    def at(self, prefix: str) -> "Entry":
+        """The same, lying there."""
+        return dataclasses.replace(self, prefix=prefix)
 
     @property
     def study_uid(self) -> str:
@@ -121,16 +130,27 @@ def whole_number(metadata: Json, tag: str) -> int | None:
     return found if abs(found) < 2**31 else None
 
 
-def read_entry(content: Path | bytes, prefix: str, *, sha256: str, size: int) -> Entry | None:
+def read_entry(content: Path | bytes | BinaryIO, prefix: str, *, sha256: str, size: int) -> Entry | None:
     """What the index keeps of a file; None for one without the mark "DICM".
 
-    Raises FormatError for a file that cannot be read, lacks one of its UIDs, or has more metadata than `LARGEST`.
+    Raises FormatError for a file that cannot be read, ends within its pixels, lacks one of its UIDs, or has more
+    metadata than `LARGEST`.
     """
-    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+    with _opened(content) as file:
         if file.read(132)[128:] != b"DICM":
             return None
         file.seek(0)
         return _entry(file, prefix, sha256, size)
+
+
+@contextlib.contextmanager
+def _opened(content: Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    """The content as a file; one that was open stays so."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            yield file
+    else:
+        yield io.BytesIO(content) if isinstance(content, bytes) else content
 
 
 def _entry(file: BinaryIO, prefix: str, sha256: str, size: int) -> Entry:
@@ -153,10 +173,16 @@ def _entry(file: BinaryIO, prefix: str, sha256: str, size: int) -> Entry:
     digest = hashlib.sha256(text.encode())
     file.seek(at)
     native, has_pixels = _native(file, syntax, dataset)
+    if native is not None and sum(native) > size:
+        raise FormatError(f"the file ends within its pixel data: {size} bytes of {sum(native)}")
     file.seek(at)
     while piece := file.read(1 << 20):
         digest.update(piece)
-    return Entry(prefix, sha256, size, syntax, metadata, digest.hexdigest(), has_pixels, *(native or (None, None)))
+    pixel_at, pixel_bytes = native or (None, None)
+    meta_uid = str(dataset.file_meta.get("MediaStorageSOPInstanceUID", ""))
+    return Entry(
+        prefix, sha256, size, syntax, metadata, digest.hexdigest(), has_pixels, pixel_at, pixel_bytes, meta_uid
+    )
 
 
 def is_uid(text: str) -> bool:
@@ -174,7 +200,22 @@ def _native(file: BinaryIO, syntax: str, dataset: Dataset) -> tuple[tuple[int, i
         return None, False
     implicit = syntax == ImplicitVRLittleEndian
     (length,) = struct.unpack(order + "I", head[4:8] if implicit else head[8:12])
-    return None if length == 0xFFFFFFFF else (file.tell() - (4 if implicit else 0), length), True
+    if length != _UNDEFINED:
+        return (file.tell() - (4 if implicit else 0), length), True
+    _check_fragments(file)
+    return None, True
+
+
+def _check_fragments(file: BinaryIO) -> None:
+    """Raises FormatError for compressed pixels that end before their delimiter, PS3.5 A.4; the file stands at them."""
+    while len(head := file.read(8)) == 8:
+        group, number, length = struct.unpack("<HHI", head)
+        if (group, number) == (0xFFFE, 0xE0DD):
+            return
+        if (group, number) != (0xFFFE, 0xE000) or length == _UNDEFINED:
+            raise FormatError("the compressed pixel data are no sequence of fragments")
+        file.seek(length, 1)
+    raise FormatError("the file ends within its compressed pixel data")
 
 
 def json_of(dataset: Dataset) -> Json:

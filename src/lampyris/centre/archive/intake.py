@@ -1,9 +1,8 @@
 """A DICOM file that somebody sends → an object in the store and a row in the index: one way for C-STORE and STOW-RS."""
 
 import asyncio
-import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +41,26 @@ async def take(
         await asyncio.to_thread(centre.store.put_file, entry.prefix, content)
     else:
         await centre.store.put(entry.prefix, entry.sha256, [content])
-    async with centre.pool.connection() as connection:
-        (filed,) = await register(connection, site, [entry])
-        if filed in (Filed.SAME, Filed.DIFFERS):
-            cursor = await connection.execute(
-                "SELECT FROM instance WHERE prefix = %s AND sha256 = %s", (entry.prefix, entry.sha256)
-            )
-            if await cursor.fetchone() is None:  # the file that is there was written by somebody else, or says more
-                await asyncio.to_thread(centre.store.delete, entry.prefix, entry.sha256)
+    (filed,) = await enter(centre, site, [entry])
     return Taken(entry, filed)
+
+
+async def enter(centre: Centre, site: str, entries: Sequence[Entry]) -> list[Filed]:
+    """Let files that lie in the store into the index, and delete those there that it does not name afterwards.
+
+    These are files that say something else than what has their UID, and those that another writer wrote again.
+    """
+    async with centre.pool.connection() as connection:
+        filed = await register(connection, site, entries)
+        again = [one for one, became in zip(entries, filed, strict=True) if became is not Filed.NEW]
+        cursor = await connection.execute(
+            "SELECT prefix, sha256 FROM instance WHERE uid = ANY(%s)", ([one.uid for one in again],)
+        )
+        named = {(row["prefix"], row["sha256"]) for row in await cursor.fetchall()}
+    for entry in again:
+        if (entry.prefix, entry.sha256) not in named:
+            await asyncio.to_thread(centre.store.delete, entry.prefix, entry.sha256)
+    return filed
 
 
 def _read(site: str, content: Path | bytes) -> Entry:
@@ -63,4 +73,4 @@ def _read(site: str, content: Path | bytes) -> Entry:
     entry = read_entry(content, "", sha256=digest, size=size)
     if entry is None:
         raise FormatError(f"{size} bytes without the mark of a DICOM file")
-    return dataclasses.replace(entry, prefix=dicom_prefix(site, entry.study_uid, entry.series_uid))
+    return entry.at(dicom_prefix(site, entry.study_uid, entry.series_uid))

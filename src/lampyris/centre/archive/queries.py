@@ -106,11 +106,11 @@ class FoundSeries:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundInstance:
-    """An instance: `store.path_of(prefix, sha256)` or `store.stream(prefix, sha256, …)` gives its file.
+class FoundFile:
+    """The file of an instance: `store.path_of(prefix, sha256)` or `store.stream(prefix, sha256, …)` gives it.
 
     `frames` is 0 for what has no pixels; `pixel_at` and `pixel_bytes` tell where native pixel data lie in the file,
-    None for others. `json` is all of its metadata, bulk data left out.
+    None for others.
     """
 
     number: int
@@ -129,6 +129,12 @@ class FoundInstance:
     sha256: str
     pixel_at: int | None
     pixel_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInstance(FoundFile):
+    """An instance: its file, and in `json` all of its metadata, bulk data left out."""
+
     json: Json
 
 
@@ -224,30 +230,51 @@ async def find_series(
     return [_made(FoundSeries, row) for row in await cursor.fetchall()]
 
 
-async def find_instances(
+async def find_files(
     connection: Connection,
     seen: Visible,
     wanted: Sequence[Condition] = (),
     *,
     after: After | None = None,
     limit: int = 100_000,
+) -> list[FoundFile]:
+    """Files of instances that fulfil all conditions (on `study`, `series` and `instance`), as they came."""
+    return [_made(FoundFile, row) for row in await _instances(connection, seen, wanted, after or After(), limit)]
+
+
+async def find_instances(
+    connection: Connection,
+    seen: Visible,
+    wanted: Sequence[Condition] = (),
+    *,
+    after: After | None = None,
+    limit: int = 1000,
 ) -> list[FoundInstance]:
-    """Instances that fulfil all conditions (on `study`, `series` and `instance`), in the order in which they came."""
-    start = after or After()
-    text, values = _all((seen.series, *wanted, _behind("instance", start)))
-    cursor = await connection.execute(
-        "SELECT instance.*, study.uid AS study_uid, series.uid AS series_uid, site FROM instance"
-        " JOIN series ON series.number = instance.series JOIN study ON study.number = series.study"
-        f" WHERE {text} ORDER BY instance.number LIMIT %s OFFSET %s".encode(),
-        (*values, limit, start.skip),
-        prepare=False,
-    )
-    rows = await cursor.fetchall()
+    """Instances with their metadata, as `find_files` finds them."""
+    rows = await _instances(connection, seen, wanted, after or After(), limit, more=", own")
     cursor = await connection.execute(
         "SELECT number, json FROM series WHERE number = ANY(%s)", (list({row["series"] for row in rows}),)
     )
     common = {row["number"]: row["json"] for row in await cursor.fetchall()}
     return [_made(FoundInstance, row | {"json": whole(common.get(row["series"], {}), row["own"])}) for row in rows]
+
+
+_ABOVE = ("site", "study_uid", "series_uid")
+_FILE = ", ".join(f"instance.{one.name}" for one in dataclasses.fields(FoundFile) if one.name not in _ABOVE)
+
+
+async def _instances(
+    connection: Connection, seen: Visible, wanted: Sequence[Condition], start: After, limit: int, more: str = ""
+) -> list[dict[str, Any]]:
+    text, values = _all((seen.series, *wanted, _behind("instance", start)))
+    cursor = await connection.execute(
+        f"SELECT {_FILE}{more}, study.uid AS study_uid, series.uid AS series_uid, site FROM instance"
+        " JOIN series ON series.number = instance.series JOIN study ON study.number = series.study"
+        f" WHERE {text} ORDER BY instance.number LIMIT %s OFFSET %s".encode(),
+        (*values, limit, start.skip),
+        prepare=False,
+    )
+    return await cursor.fetchall()
 
 
 def _behind(table: str, after: After) -> Condition:
