@@ -21,10 +21,9 @@ from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.database import Connection
 from lampyris.centre.dimse import nodes
 from lampyris.centre.dimse.contexts import COMMITMENT, PLAIN
-from lampyris.centre.dimse.nodes import Node
+from lampyris.centre.dimse.nodes import Node, NodeError
 from lampyris.centre.dimse.scp.server import Door
 from lampyris.centre.store import Store
-from lampyris.model import MachineError
 
 INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known Storage Commitment Push Model SOP Instance."""
@@ -160,7 +159,7 @@ async def outcome(connection: Connection, store: Store, due: Pending) -> dict[tu
 
 
 def report(door: Door, due: Pending, failed: dict[tuple[str, str], int]) -> None:
-    """Tell the node that asked (N-EVENT-REPORT), on an association of its own. Raises MachineError."""
+    """Tell the node that asked (N-EVENT-REPORT), on an association of its own. Raises NodeError."""
     told = Dataset()
     told.TransactionUID = due.transaction
     told.ReferencedSOPSequence = [_referenced(one) for one in due.instances if one not in failed]
@@ -169,22 +168,18 @@ def report(door: Door, due: Pending, failed: dict[tuple[str, str], int]) -> None
     if not told.ReferencedSOPSequence:
         del told.ReferencedSOPSequence
     entity = _entity(door)
-    association = entity.associate(
-        due.node.host, due.node.port, ae_title=due.node.aet, tls_args=nodes.calling(door.centre.settings, due.node),
-        ext_neg=[build_role(COMMITMENT, scp_role=True)],
-    )  # fmt: skip
-    if not association.is_established:
-        raise MachineError(f"node {due.node.aet} takes no association for its report of storage commitment")
+    role = [build_role(COMMITMENT, scp_role=True)]
+    association = nodes.reach(entity, door.centre.settings, due.node, ext_neg=role)
     try:
         status, _ = association.send_n_event_report(told, 2 if failed else 1, COMMITMENT, INSTANCE)
     finally:
         association.release()
     if getattr(status, "Status", None) != _SUCCESS:
-        raise MachineError(f"node {due.node.aet} did not take its report of storage commitment")
+        raise NodeError(f"node {due.node.aet} did not take its report of storage commitment")
 
 
 def ask(door: Door, due: Pending) -> None:
-    """Ask a node to commit itself (N-ACTION), and take its report if it comes at once. Raises MachineError."""
+    """Ask a node to commit itself (N-ACTION), and take its report if it comes at once. Raises NodeError."""
     wanted = Dataset()
     wanted.TransactionUID = due.transaction
     wanted.ReferencedSOPSequence = [_referenced(one) for one in due.instances]
@@ -192,18 +187,14 @@ def ask(door: Door, due: Pending) -> None:
     def told(event: Event) -> tuple[int, Dataset | None]:
         return door.ask(lambda connection: settle(connection, due.node, event.event_information)), None
 
-    association = _entity(door).associate(
-        due.node.host, due.node.port, ae_title=due.node.aet, tls_args=nodes.calling(door.centre.settings, due.node),
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, told)],
-    )  # fmt: skip
-    if not association.is_established:
-        raise MachineError(f"node {due.node.aet} takes no association for storage commitment")
+    heard = [(evt.EVT_N_EVENT_REPORT, told)]
+    association = nodes.reach(_entity(door), door.centre.settings, due.node, evt_handlers=heard)
     try:
         status, _ = association.send_n_action(wanted, 1, COMMITMENT, INSTANCE)
     finally:
         association.release()
     if getattr(status, "Status", None) != _SUCCESS:
-        raise MachineError(f"node {due.node.aet} does not take the request for storage commitment")
+        raise NodeError(f"node {due.node.aet} does not take the request for storage commitment")
 
 
 def _entity(door: Door) -> AE:

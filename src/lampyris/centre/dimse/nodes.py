@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 from pydicom.uid import UID
 from pynetdicom import AE
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from lampyris.centre.audit.chain import Entry, Kind, note
@@ -79,6 +80,12 @@ class Node:
         except OSError:
             return False
         return ipaddress.ip_address(address) in {ipaddress.ip_address(one) for one in found}
+
+
+class NodeError(MachineError):
+    """A node does not answer, or is full: it may be tried again."""
+
+    code = "MACHINE_NODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +187,27 @@ def _echo(settings: Settings, node: Node) -> Echo:
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _ECHO_S
     entity.add_requested_context(Verification)
     try:
-        association = entity.associate(node.host, node.port, ae_title=node.aet, tls_args=calling(settings, node))
-    except (OSError, RuntimeError) as error:
-        return Echo(False, f"no connection ({type(error).__name__})")
-    if not association.is_established:
-        if association.is_rejected:
-            return Echo(False, f"it rejects the association: does it know {settings.aet}, and is its title right?")
-        return Echo(False, f"nobody answers DICOM at {node.host}, port {node.port}, within {_ECHO_S:g} s")
+        association = reach(entity, settings, node)
+    except NodeError as error:
+        return Echo(False, str(error))
     status = association.send_c_echo()
     association.release()
     answered = getattr(status, "Status", None) == 0
     return Echo(answered, "it answers" if answered else "it accepted the association and did not answer C-ECHO")
+
+
+def reach(entity: AE, settings: Settings, node: Node, **more: Any) -> Association:
+    """An association with a node that stands. Raises NodeError, and MachineError for TLS without certificates."""
+    secured = calling(settings, node)
+    try:
+        association = entity.associate(node.host, node.port, ae_title=node.aet, tls_args=secured, **more)
+    except (OSError, RuntimeError) as error:
+        raise NodeError(f"no connection to {node.aet} ({type(error).__name__})") from error
+    if association.is_established:
+        return association
+    if association.is_rejected:
+        raise NodeError(f"{node.aet} rejects the association: does it know {settings.aet}, and is its own title right?")
+    raise NodeError(f"nobody answers DICOM as {node.aet} at {node.host}, port {node.port}")
 
 
 def calling(settings: Settings, node: Node) -> tuple[ssl.SSLContext, str] | None:

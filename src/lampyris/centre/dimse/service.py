@@ -20,8 +20,9 @@ async def serve(centre: Centre, address: tuple[str, int], *, tls: bool = False) 
     Raises MachineError when the address cannot be listened at, or TLS has no certificate.
     """
     door = Door(centre, asyncio.get_running_loop())
-    handlers = [*storing.handlers(door), *query.handlers(door), *worklist.handlers(door)]
-    server = Server(door, address, [*handlers, *commitment.handlers(door)], tls=tls)
+    services = (storing, query, worklist, commitment)
+    handlers = door.guarded(one for service in services for one in service.handlers(door))
+    server = Server(door, address, handlers, tls=tls)
     log = structlog.get_logger()
     log.info("node ready", aet=centre.settings.aet, port=server.port, tls=tls)
     try:

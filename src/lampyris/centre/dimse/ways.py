@@ -16,22 +16,15 @@ from pynetdicom.association import Association
 
 from lampyris.centre.archive.queries import FoundInstance
 from lampyris.centre.dimse import contexts, nodes
-from lampyris.centre.dimse.nodes import Node
+from lampyris.centre.dimse.nodes import Node, NodeError
 from lampyris.centre.dimse.objects import UntakenError, fitted, load
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
-from lampyris.model import MachineError
 
 _WAIT_S = 10.0
 _TAKES_S = 120.0
 _BATCH_BYTES = 32 << 20
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
-
-
-class NodeError(MachineError):
-    """A node does not answer, or is full: it may be tried again."""
-
-    code = "MACHINE_NODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +47,7 @@ def _c_store(settings: Settings, store: Store, node: Node, instances: Sequence[F
     entity.dimse_timeout = entity.network_timeout = _TAKES_S
     for proposed in proposals:
         classes = {one.abstract_syntax for one in proposed}
-        association = entity.associate(
-            node.host, node.port, contexts=proposed, ae_title=node.aet, tls_args=nodes.calling(settings, node),
-            max_pdu=0,
-        )  # fmt: skip
-        if not association.is_established:
-            why = "rejects the association" if association.is_rejected else "does not answer"
-            raise NodeError(f"node {node.aet} {why}")
+        association = nodes.reach(entity, settings, node, contexts=proposed, max_pdu=0)
         try:
             for one in instances:
                 if one.class_uid in classes:

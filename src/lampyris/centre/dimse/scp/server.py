@@ -7,6 +7,7 @@ cost is bounded before it is known: connections, the length of a PDU, the time u
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import threading
 import time
@@ -30,6 +31,7 @@ from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.database import Connection
 from lampyris.centre.dimse import contexts, nodes
 from lampyris.centre.dimse.nodes import Node
+from lampyris.centre.observe.logs import where
 from lampyris.centre.service import Centre
 from lampyris.dicom.ids import IMPLEMENTATION_CLASS_UID
 
@@ -55,6 +57,7 @@ class Door:
     def __init__(self, centre: Centre, loop: asyncio.AbstractEventLoop) -> None:
         self.centre, self._loop = centre, loop
         self._known: WeakKeyDictionary[Association, Node] = WeakKeyDictionary()
+        self._busy: WeakKeyDictionary[Association, bool] = WeakKeyDictionary()
         self._stored: WeakKeyDictionary[Association, set[str]] = WeakKeyDictionary()
         self.log = structlog.get_logger()
 
@@ -71,6 +74,41 @@ class Door:
         """Do something in the loop, and wait for it. Raises what it raises, TimeoutError."""
         return asyncio.run_coroutine_threadsafe(action, self._loop).result(_ANSWER_S)
 
+    def guarded(self, handlers: Iterable[tuple[Any, Callable[[Event], Any]]]) -> list[tuple[Any, Any]]:
+        """The same handlers; while one is at work its association is busy, and what it raises is logged."""
+        return [(event, self._guarded(handler)) for event, handler in handlers]
+
+    def _guarded(self, handler: Callable[[Event], Any]) -> Callable[[Event], Any]:
+        def given(event: Event) -> Any:
+            self._busy[event.assoc] = True
+            try:
+                answer = handler(event)
+                if isinstance(answer, Iterator):
+                    answer = self._each(event.assoc, answer)
+                return answer
+            except Exception as error:
+                self.log.error("no answer", service=event.event.name, kind=type(error).__name__, where=where(error))
+                raise
+            finally:
+                self._busy.pop(event.assoc, None)
+
+        return given
+
+    def _each(self, association: Association, answers: Iterator[Any]) -> Iterator[Any]:
+        self._busy[association] = True
+        try:
+            yield from answers
+        except Exception as error:
+            self.log.error("no answer", kind=type(error).__name__, where=where(error))
+            raise
+        finally:
+            self._busy.pop(association, None)
+
+    def is_busy(self, association: Association) -> bool:
+        """Whether something is in hand there: an answer is being made, or a message has come in part."""
+        dimse = association.dimse
+        return association in self._busy or dimse.message is not None or not dimse.msg_queue.empty()
+
     def node_of(self, event: Event) -> Node:
         """Who asks."""
         return self._known[event.assoc]
@@ -78,9 +116,7 @@ class Door:
     def noted(self, event: Event, kind: Kind, outcome: str, told: str | None, **detail: Any) -> None:
         """Write into the audit what a node did; `told` is the object, by its UID."""
         node = self.node_of(event)
-        entry = Entry(
-            kind, f"node:{node.aet}", outcome, _address(event.assoc), node.site, told, {"site": node.site, **detail}
-        )
+        entry = Entry(kind, f"node:{node.aet}", outcome, _address(event.assoc), node.site, told, detail)
         self.ask(lambda connection: note(connection, entry))
 
     def stored(self, event: Event, study_uid: str) -> None:
@@ -193,6 +229,7 @@ class Server:
 
     def __init__(self, door: Door, address: tuple[str, int], handlers: list[Any], *, tls: bool) -> None:
         quiet()
+        self._door = door
         entity = AE(door.centre.settings.aet)
         entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
         entity.implementation_version_name = f"LAMPYRIS_{__version__}"[:16]
@@ -216,12 +253,14 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more associations; end those that do not end by themselves."""
+        """Take no more associations; end those in which nothing is in hand, and after a while all."""
         self._server.shutdown()
         until = time.monotonic() + _STOP_S
         while (left := self._server.active_associations) and time.monotonic() < until:
             for one in left:
-                if not one.is_established or one.dul.idle_timer_expired() or _idle(one):
+                if not one.is_established:
+                    _hang_up(one)
+                elif not self._door.is_busy(one):
                     one.abort()
             time.sleep(0.02)
         for one in self._server.active_associations:
@@ -229,9 +268,12 @@ class Server:
         self._thread.join()
 
 
-def _idle(association: Association) -> bool:
-    """Whether no message of an association is in hand."""
-    return association._is_paused and association.dimse.msg_queue.empty() and association.dimse.message is None
+def _hang_up(association: Association) -> None:
+    """End a connection that is no association."""
+    held = association.dul.socket
+    with contextlib.suppress(OSError, AttributeError):  # it may end by itself at the same moment
+        held.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+    association.dul.to_user_queue.put(None)  # as if its time to say who it is were over
 
 
 def _address(association: Association) -> str:
