@@ -27,10 +27,13 @@ import numba as nb
 from lampyris import raw, recipes, simulate
 from lampyris.centre.jobs.arriving import Arriving
 from lampyris.centre.jobs.reconstruct import reconstruct
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store, early_prefix, raw_prefix
 from lampyris.phantom import water_cylinder
 from lampyris.transfer import Chunk, Manifest, Part, PlannedImage
+
+LIBRARY = Library.of_package()
 
 NOW = datetime(2026, 11, 21, 8, 20, tzinfo=UTC)
 ROOM = 1 << 40
@@ -141,7 +144,7 @@ def begun_early(folder: Path, manifest: Manifest) -> Run:
     """A scan of which all chunks but the last were worked on as they came; what was made is deleted afterwards."""
     store, kept, began = Store(Settings(folder)), [0], time.process_time()
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        work = Arriving(store, manifest.skeleton(), Path(place) / "early", default=None)
+        work = Arriving(store, manifest.skeleton(), Path(place) / "early", library=LIBRARY)
         chunks = manifest.parts[0].chunks
         for count in (*range(AT_ONCE, len(chunks) - 1, AT_ONCE), len(chunks) - 1):
             work.go_on(chunks[:count], ROOM, kept.append)
@@ -166,7 +169,7 @@ def timed(folder: Path, manifest: Manifest) -> Run:
         found.append((hits, misses))
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        files, _ = reconstruct(store, manifest, Path(place), default=None, committed=NOW, watch=watch, early=note)
+        files, _ = reconstruct(store, manifest, Path(place), library=LIBRARY, committed=NOW, watch=watch, early=note)
     ends = [moment for _, moment in moments[1:]] + [time.process_time()]
     seconds = {station: end - began for (station, began), end in zip(moments, ends, strict=True)}
     wall_s = time.perf_counter() - began_s

@@ -16,6 +16,7 @@ from lampyris import raw
 from lampyris.centre.api import access as api_access
 from lampyris.centre.jobs.reconstruct import reconstruct
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store
 from lampyris.model import Gantry, Geometry, RawScan
 from lampyris.site import Agent, Config, Surroundings
@@ -23,6 +24,8 @@ from lampyris.site import client as line
 from lampyris.site import enrol as enrol_site
 from lampyris.site.config import CentreLink, Folder, Keeping, Watch
 from lampyris.transfer import Chunk, Part, SiteKey, enrolment_request, limits
+
+LIBRARY = Library.of_package()
 
 PIECES = [b"first" * 1000, b"second" * 777]
 
@@ -247,7 +250,7 @@ def test_a_bomb_is_refused_before_it_goes_off(site, inside, settings, tmp_path, 
     harmless = site.send(PIECES)
 
     def make(work, manifest, folder, watch):
-        return reconstruct(store, manifest, folder, default=None, committed=work.committed, watch=watch)
+        return reconstruct(store, manifest, folder, library=LIBRARY, committed=work.committed, watch=watch)
 
     inside(lambda centre: work(centre, ("routine",), make, signals=False, wait=False))
     for scan in (manifest.scan, harmless.scan):

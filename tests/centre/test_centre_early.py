@@ -18,11 +18,14 @@ from lampyris.centre.jobs.idle import EarlyHand, Idle
 from lampyris.centre.jobs.reconstruct import recipe_of, reconstruct, shelf_of
 from lampyris.centre.jobs.shelf import EarlyShelf
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store, early_prefix
 from lampyris.correct import block as blocks
 from lampyris.phantom import water_cylinder
 from lampyris.recon.analytic import filtering, helical
 from lampyris.transfer import PlannedImage
+
+LIBRARY = Library.of_package()
 
 NOW = datetime(2026, 11, 21, 8, 20, tzinfo=UTC)
 PLANNED = PlannedImage(field_of_view_mm=170.0, centre_mm=(3.0, -5.0), first_mm=-26.0, last_mm=25.0)
@@ -81,7 +84,7 @@ class FineHand(EarlyHand):
 
 
 def arriving_of(store, manifest, tmp_path) -> Arriving:
-    return Arriving(store, manifest.skeleton(), tmp_path / "early", default=None)
+    return Arriving(store, manifest.skeleton(), tmp_path / "early", library=LIBRARY)
 
 
 def put_all(site, manifest, pieces) -> None:
@@ -95,7 +98,7 @@ def series_of(store, manifest, folder, **more):
     found = []
     folder.mkdir()
     files, verdict = reconstruct(
-        store, manifest, folder, default=None, committed=NOW, watch=lambda *_: None,
+        store, manifest, folder, library=LIBRARY, committed=NOW, watch=lambda *_: None,
         early=lambda *counted: found.append(counted),
     )  # fmt: skip
     return (files, verdict), found
@@ -159,7 +162,7 @@ def test_what_was_made_of_another_chunk_is_not_taken(site, packed, fine, store, 
     place = tmp_path / "scan.lraw"
     place.write_bytes(b"".join(pieces))
     scan, ends = raw.read(place), raw.ends(place)
-    recipe = recipe_of(manifest, None, scan)
+    recipe = recipe_of(manifest, LIBRARY, scan)
     changed = list(manifest.parts[0].chunks)
     changed[3] = dataclasses.replace(changed[3], digest="0a" * 32)
     for chunks, expected in ((manifest.parts[0].chunks, True), (tuple(changed), False)):
@@ -186,7 +189,7 @@ def test_a_damaged_object_is_a_miss(site, packed, fine, store, settings, tmp_pat
     place = tmp_path / "scan.lraw"
     place.write_bytes(b"".join(pieces))
     scan = raw.read(place)
-    shelf = shelf_of(store, manifest, place, scan, recipe_of(manifest, None, scan))
+    shelf = shelf_of(store, manifest, place, scan, recipe_of(manifest, LIBRARY, scan))
     assert shelf.holds("corrected views 0 to 100", 109)
     assert shelf.load("corrected views 0 to 100", 109) is None
     assert (shelf.hits, shelf.misses) == (0, 1)
@@ -316,7 +319,7 @@ def test_a_worker_uses_its_idle_time_and_gives_way_and_a_process_that_is_killed_
         if given.priority == "stat":
             while_urgent.append(hand.pid)
             return [], "pass"
-        done.append(reconstruct(store, given, folder, default=None, committed=NOW, watch=watch, early=note))
+        done.append(reconstruct(store, given, folder, library=LIBRARY, committed=NOW, watch=watch, early=note))
         return done[-1]
 
     def note(*counted):

@@ -13,10 +13,13 @@ from lampyris import dicom, raw, simulate
 from lampyris.centre.jobs.hand import Hand
 from lampyris.centre.jobs.reconstruct import lay_out, recipe_of, reconstruct
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store
 from lampyris.model import InputError, MachineError
 from lampyris.phantom import water_cylinder
 from lampyris.transfer import Chunk, Manifest, Part, ReturnedSeries
+
+LIBRARY = Library.of_package()
 
 EVERY = ("stat", "routine", "batch")
 
@@ -37,7 +40,7 @@ def worked(inside, settings):
     store = Store(settings)
 
     def here(work, manifest, folder, watch):
-        return reconstruct(store, manifest, folder, default=None, committed=work.committed, watch=watch)
+        return reconstruct(store, manifest, folder, library=LIBRARY, committed=work.committed, watch=watch)
 
     def run(make=here):
         inside(lambda centre: work(centre, EVERY, make, signals=False, wait=False))
@@ -65,7 +68,7 @@ def test_a_packed_scan_comes_back_as_a_judged_series_and_the_same_one_every_time
         for name in ("first", "second"):
             (folder / name).mkdir()
             made.append(
-                reconstruct(store, manifest, folder / name, default=None, committed=work.committed, watch=watch)
+                reconstruct(store, manifest, folder / name, library=LIBRARY, committed=work.committed, watch=watch)
             )
         return made[-1]
 
@@ -135,10 +138,10 @@ def test_a_scan_that_is_not_what_it_says_is_refused(site, worked, packed):
 def test_an_unknown_recipe_is_the_fault_of_whoever_named_it():
     manifest = Manifest("0" * 32, "st-anna", "2026-11-21T08:15:02Z", "lraw")
     with pytest.raises(MachineError, match="no recipe 'best'"):
-        recipe_of(manifest, "best", None)
+        recipe_of(manifest, dataclasses.replace(LIBRARY, default="best"), None)
     with pytest.raises(InputError, match=r"no recipe 'methods\.json'"):
-        recipe_of(dataclasses.replace(manifest, recipe="methods.json"), "routine", None)
-    assert recipe_of(dataclasses.replace(manifest, recipe="swift"), "routine", None).name == "swift"
+        recipe_of(dataclasses.replace(manifest, recipe="methods.json"), LIBRARY, None)
+    assert recipe_of(dataclasses.replace(manifest, recipe="swift"), LIBRARY, None).name == "swift"
 
 
 def test_a_damaged_store_is_noticed_and_the_scan_is_not_refused_for_it(site, worked, packed, settings):

@@ -12,12 +12,15 @@ from lampyris import raw, simulate
 from lampyris.centre import opened
 from lampyris.centre.jobs.reconstruct import reconstruct
 from lampyris.centre.jobs.worker import work
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store
 from lampyris.phantom import water_cylinder
 from lampyris.site import Agent, Config
 from lampyris.site import client as line
 from lampyris.site import enrol as enrol_site
 from lampyris.site.config import CentreLink, Folder, Keeping, Watch
+
+LIBRARY = Library.of_package()
 
 STUDY = {"PatientName": "张^三=Zhang^San", "PatientID": "4711-A", "PatientBirthDate": "19700623", "PatientSex": "M"}
 
@@ -61,7 +64,7 @@ def test_a_scan_leaves_its_site_without_a_name_and_comes_home_with_it(client, co
 
     def make(work, manifest, folder, watch):
         seen.append((dict(manifest.study), manifest.packing))
-        return reconstruct(store, manifest, folder, default=None, committed=work.committed, watch=watch)
+        return reconstruct(store, manifest, folder, library=LIBRARY, committed=work.committed, watch=watch)
 
     worker = threading.Thread(target=worked, args=(settings, make, done))
     worker.start()

@@ -14,6 +14,7 @@ from lampyris.centre.access import Tokens
 from lampyris.centre.database import DatabaseError, Pool, dsn_of, migrate, pool_of
 from lampyris.centre.observe.metrics import Metrics
 from lampyris.centre.observe.traces import Traces, traces_of
+from lampyris.centre.recipes import library
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
 
@@ -48,6 +49,8 @@ async def opened(settings: Settings, *, connections: int, service: str | None = 
     jobs = App(connector=PsycopgConnector())
     centre = Centre(settings, dsn, pool, Store(settings), jobs, Tokens(settings.audience), Metrics(), traces)
     async with pool, jobs.open_async(pool), _revived(settings):
+        async with pool.connection() as connection:
+            await library.offer(connection)
         try:
             yield centre
         finally:

@@ -122,7 +122,7 @@ class Recipe:
                 passport=_step(data.get("passport", {"name": "half_scan"})),
                 limits=tuple(_limit(one) for one in data.get("limits", [])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RecipeError(f"recipe cannot be read: {type(error).__name__}: {error}") from error
 
 

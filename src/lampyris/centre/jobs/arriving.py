@@ -9,6 +9,7 @@ from lampyris.ahead import Ahead, no_slices
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.reconstruct import recipe_of
 from lampyris.centre.jobs.shelf import EarlyShelf, UsedUpError
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store, raw_prefix
 from lampyris.transfer import Chunk, Manifest
 
@@ -18,9 +19,9 @@ _FILE = "scan.lraw.arriving"
 class Arriving:
     """One scan in a folder of its own, which is emptied for it; goes on where it was when there is more."""
 
-    def __init__(self, store: Store, skeleton: Manifest, folder: Path, *, default: str | None) -> None:
+    def __init__(self, store: Store, skeleton: Manifest, folder: Path, *, library: Library) -> None:
         self.skeleton = skeleton
-        self._store, self._folder, self._default = store, folder, default
+        self._store, self._folder, self._library = store, folder, library
         self._laid: tuple[Chunk, ...] = ()
         self._ahead: Ahead | None = None
         self._begin()
@@ -38,7 +39,7 @@ class Arriving:
         coming = raw.coming(self._folder / _FILE)
         if coming is None:
             return "no turn is whole"
-        recipe = recipe_of(self.skeleton, self._default, coming.scan)
+        recipe = recipe_of(self.skeleton, self._library, coming.scan)
         self._shelf.over(coming.scan, recipe, coming.ends, chunks)
         self._shelf.room, told = self._shelf.kept_bytes + room, self._shelf.kept_bytes
         began = told

@@ -8,9 +8,12 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from lampyris.centre.database import Connection
+from lampyris.centre.recipes.choice import Library
+from lampyris.centre.recipes.library import library_at
 from lampyris.centre.store import Store, early_prefix
 from lampyris.transfer import Chunk, Manifest, Part, parse_parts
 
@@ -23,13 +26,15 @@ _CLAIMING = 0x1A3BC17
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """An open scan, the chunks of its file that are here, from the first on, and how many bytes may still be kept."""
+    """An open scan, the chunks of its file that are here, from the first on, how many bytes may still be kept, and
+    the recipes that are active now."""
 
     number: int
     skeleton: Manifest
     chunks: tuple[Chunk, ...]
     kept: int
     room: int
+    library: Library
 
 
 async def announced(connection: Connection, number: int, parts: Sequence[Part], absent: set[str]) -> None:
@@ -58,10 +63,11 @@ async def claim(connection: Connection, *, hold_s: float, site_bytes: int) -> Be
         row = await _claimed(connection, hold_s, site_bytes)
     if row is None:
         return None
+    library = await library_at(connection, datetime.now(UTC))
     (part,) = parse_parts([json.loads(row["part"])])
     skeleton = Manifest.parse(row["skeleton"].encode())
     chunks = part.chunks[: row["whole"]]
-    return Begun(row["number"], skeleton, chunks, int(row["bytes"]), site_bytes - int(row["used"]))
+    return Begun(row["number"], skeleton, chunks, int(row["bytes"]), site_bytes - int(row["used"]), library)
 
 
 async def _claimed(connection: Connection, hold_s: float, site_bytes: int) -> dict[str, Any] | None:

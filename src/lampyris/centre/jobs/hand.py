@@ -4,6 +4,7 @@ Kernels hold Python's lock for as long as they run, minutes at times: a worker t
 and one that crashed could not say of what. So the worker only waits, and this process may die.
 """
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ import structlog
 from lampyris.centre.jobs.card import VISIBLE, Card
 from lampyris.centre.jobs.queue import DiedError, FullError, Work
 from lampyris.centre.observe.logs import to_stderr, where
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
 from lampyris.model import EngineUnavailable, LampyrisError, MachineError, ProgramError, StorageError
@@ -38,12 +40,13 @@ _FULL_IN_WORDS = re.compile(rf"os error (?:{errno.ENOSPC}|{errno.EDQUOT})\b")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the process is told: the scan's manifest (JSON), an empty folder for it, when it was committed, and the
-    recipe where it is made again with another one."""
+    """What the process is told: the scan's manifest (JSON), an empty folder for it, when it was committed, the recipes
+    that it may have, and the one where it is made again with another."""
 
     manifest: bytes
     folder: Path
     committed: datetime
+    library: Library
     recipe: str | None
 
 
@@ -66,7 +69,7 @@ class Hand:
         """Have a scan reconstructed; raises what the reconstruction raised, DiedError when the process died of it."""
         try:
             orders = self._started()
-            orders.send(Order(manifest.to_json(), folder, work.committed, work.recipe))
+            orders.send(Order(manifest.to_json(), folder, work.committed, work.library, work.recipe))
             while True:
                 kind, *told = orders.recv()
                 if kind == "at":
@@ -186,8 +189,9 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
         answer: tuple[Any, ...]
         try:
             manifest = Manifest.parse(order.manifest)
+            library = dataclasses.replace(order.library, default=settings.recipe)
             files, verdict = reconstruct(
-                store, manifest, order.folder, default=settings.recipe, committed=order.committed, watch=watch,
+                store, manifest, order.folder, library=library, committed=order.committed, watch=watch,
                 early=lambda hits, misses: orders.send(("early", hits, misses)), other=order.recipe,
             )  # fmt: skip
             answer = ("made", files, verdict)

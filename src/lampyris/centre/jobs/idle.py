@@ -6,6 +6,7 @@ what it has put into the store stays, what it was at is lost and costs nothing.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,7 @@ from lampyris.centre.database import ABSENT
 from lampyris.centre.jobs import early
 from lampyris.centre.jobs.early import Begun
 from lampyris.centre.jobs.hand import Hand, blamed, obey
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.service import Centre
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
@@ -36,12 +38,13 @@ Kept: TypeAlias = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """What the process is told: skeleton (JSON), the chunks that are here, a folder of its own, and its room."""
+    """What the process is told: skeleton (JSON), chunks that are here, a folder of its own, its room, the recipes."""
 
     skeleton: bytes
     chunks: tuple[Chunk, ...]
     folder: Path
     room: int
+    library: Library
 
 
 class EarlyHand(Hand):
@@ -60,7 +63,7 @@ class EarlyHand(Hand):
         try:
             orders = None if self._stopped else self._started()
             if orders is not None and not self._stopped:
-                orders.send(Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room))
+                orders.send(Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room, begun.library))
                 while (told := orders.recv())[0] == "kept":
                     kept(told[1])
                 story = str(told[1])
@@ -187,7 +190,8 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
         order: Early = orders.recv()
         skeleton = Manifest.parse(order.skeleton)
         if work is None or work.skeleton != skeleton:
-            work = Arriving(store, skeleton, order.folder, default=settings.recipe)
+            library = dataclasses.replace(order.library, default=settings.recipe)
+            work = Arriving(store, skeleton, order.folder, library=library)
         try:
             story = work.go_on(order.chunks, order.room, lambda kept: orders.send(("kept", kept)))
         except Exception as error:  # the scan itself is told nothing of it: its own job will say what is wrong

@@ -11,6 +11,8 @@ from datetime import datetime
 from procrastinate import App
 
 from lampyris.centre.database import Connection
+from lampyris.centre.recipes.choice import Library
+from lampyris.centre.recipes.library import library_at
 from lampyris.model import LampyrisError, StorageError
 from lampyris.transfer import PRIORITIES, ReturnedFile
 
@@ -26,7 +28,7 @@ ROOM_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One try of one scan; `recipe` where it is made again with another one than its first series was."""
+    """One try of one scan, the recipes that it may have; `recipe` where it is made again with another than before."""
 
     number: int
     site: str
@@ -34,6 +36,7 @@ class Work:
     signed: str
     committed: datetime
     attempt: int
+    library: Library
     recipe: str | None = None
 
 
@@ -84,7 +87,8 @@ async def start(connection: Connection, number: int, job: int) -> Work | None:
             "UPDATE served SET turn = greatest(turn, %s) WHERE priority = %s", (row["turn"], row["priority"])
         )
         await tell(connection, number)
-    return Work(number, row["site"], row["id"], row["signed"], row["committed"], row["attempts"])
+        library = await library_at(connection, row["committed"])
+    return Work(number, row["site"], row["id"], row["signed"], row["committed"], row["attempts"], library)
 
 
 async def progress(connection: Connection, number: int, job: int, station: str, done: float) -> None:

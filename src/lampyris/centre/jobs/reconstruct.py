@@ -13,9 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lampyris import dicom, path, raw, recipes, recon
+from lampyris import dicom, path, raw, recon
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.shelf import EarlyShelf
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import (
     Assessment,
@@ -75,24 +76,34 @@ def open_scan(manifest: Manifest, place: Path) -> RawScan:
     return scan
 
 
-def recipe_of(manifest: Manifest, default: str | None, scan: RawScan, other: str | None = None) -> Recipe:
+def recipe_of(manifest: Manifest, library: Library, scan: RawScan, other: str | None = None) -> Recipe:
     """The recipe that the site asked for, or the centre's, with the image as the site planned it; or the `other` one.
 
-    Only recipes of our own can be named from outside.
-
-    One that does not exist is the site's fault if the site named it, the operator's otherwise.
+    Only recipes of the centre that were active when the scan was committed can be named. One that was not is the site's
+    fault if the site named it, the operator's otherwise.
     """
-    name = other or manifest.recipe or default
-    if name is None:
-        name = "industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine"
-    if name not in recipes.names():
+    name = other or manifest.recipe or _meant(manifest, library, scan)
+    chosen, image = library.recipe(name), manifest.image
+    if chosen is None:
         blame = MachineError if manifest.recipe != name else InputError
-        raise blame(f"the centre has no recipe {name!r}; it has {', '.join(recipes.names())}")
-    chosen, image = recipes.recipe(name), manifest.image
+        raise blame(
+            f"no recipe {name!r} is active at the centre (retired, or never there?); active are"
+            f" {', '.join(sorted(library.texts))}"
+        )
     if image is None:
         return chosen
     asked = {one.name: getattr(image, one.name) for one in dataclasses.fields(image)}
     return dataclasses.replace(chosen, grid=dataclasses.replace(chosen.grid, **asked))
+
+
+def _meant(manifest: Manifest, library: Library, scan: RawScan) -> str:
+    """The recipe of a scan that names none."""
+    acquisition = scan.acquisition
+    age = dict(manifest.study).get("PatientAge")
+    name = library.meant(acquisition.BodyPartExamined, acquisition.ProtocolName, age)
+    if name is not None:
+        return name
+    return "industrial" if scan.spectrum is None and scan.water_per_mm is None else "routine"
 
 
 def reconstruct(
@@ -100,7 +111,7 @@ def reconstruct(
     manifest: Manifest,
     folder: Path,
     *,
-    default: str | None,
+    library: Library,
     committed: datetime,
     watch: path.Watch,
     early: Callable[[int, int], None] = lambda _hits, _misses: None,
@@ -117,7 +128,7 @@ def reconstruct(
     raw_folder.mkdir()
     place = lay_out(store, manifest, raw_folder)
     scan = open_scan(manifest, place)
-    recipe = recipe_of(manifest, default, scan, other)
+    recipe = recipe_of(manifest, library, scan, other)
     given = (
         scan,
         recipe,

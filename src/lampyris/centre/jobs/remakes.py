@@ -14,6 +14,7 @@ from procrastinate import App
 
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs.queue import DEATH, ROOM_S, FullError, Work, forget_job, ring, stalled
+from lampyris.centre.recipes.library import active, library_at
 from lampyris.centre.refusals import conflict, refusal
 from lampyris.model import LampyrisError
 from lampyris.transfer import ReturnedFile
@@ -51,11 +52,10 @@ async def ask(connection: Connection, jobs: App, scan: int, recipe: str, who: st
     One that has failed or was refused is queued again with all its tries. Raises Refusal: no such recipe, the scan is
     not done, its raw data or series were deleted, or the recipe is the one that its series was made with.
     """
-    from lampyris import recipes  # with it comes numba, which no other request of the interface needs
-
-    if recipe not in recipes.names():
-        raise refusal(422, "RECIPE", f"the centre has no such recipe; it has {', '.join(recipes.names())}")
-    version = recipes.recipe(recipe).version
+    versions = await active(connection)
+    if recipe not in versions:
+        raise refusal(422, "RECIPE", f"the centre has no such recipe; it has {', '.join(versions)}")
+    version = versions[recipe]
     async with connection.transaction():
         row = await _locked(connection, scan)
         known = await connection.execute(
@@ -130,14 +130,16 @@ async def start(connection: Connection, number: int, job: int) -> Work | None:
             "UPDATE remake SET state = 'running', attempts = remake.attempts + 1, station = NULL, progress = 0,"
             " reason_code = NULL, reason = NULL, updated = now() FROM scan WHERE scan.number = remake.scan"
             " AND remake.number = %s AND remake.job = %s AND remake.state IN ('queued', 'running')"
-            " RETURNING scan.number, site, id, signed, committed, remake.attempts, recipe",
+            " RETURNING scan.number, site, id, signed, committed, remake.attempts, recipe, asked",
             (number, job),
         )
         row = await cursor.fetchone()
         if row is None:
             return None
         await _tell(connection, number)
-    return Work(row["number"], row["site"], row["id"], row["signed"], row["committed"], row["attempts"], row["recipe"])
+        library = await library_at(connection, row["asked"])
+    whole = (row["number"], row["site"], row["id"], row["signed"], row["committed"], row["attempts"])
+    return Work(*whole, library, row["recipe"])
 
 
 async def progress(connection: Connection, number: int, job: int, station: str, done: float) -> None:
