@@ -16,7 +16,7 @@ from lampyris.centre.body import read_body
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import Refusal, refusal, unauthorised
-from lampyris.centre.request import This
+from lampyris.centre.request import This, address_of
 from lampyris.model import InputError
 from lampyris.transfer import ASSERTION_TYPE, Assertion, PublicKey, check_assertion, check_enrolment, limits
 
@@ -67,7 +67,7 @@ async def enrol(request: Request, centre: This) -> Response:
                 await _noted(connection, request, enrolment.site, "enrolled", found.key_id)
         except Refusal as refused:
             said = {"what": "enrolled", "code": refused.problem.code}
-            await note(connection, Entry(Kind.CONFIGURE, "site:?", "refused", _address(request), detail=said))
+            await note(connection, Entry(Kind.CONFIGURE, "site:?", "refused", address_of(request), detail=said))
             raise
     return JSONResponse(enrolment.as_dict(), 201)
 
@@ -129,7 +129,7 @@ async def token(request: Request, centre: This) -> Response:
             await access.use_once(connection, assertion)
         except Refusal as refused:
             who, said = f"site:{assertion.site}", {"code": refused.problem.code}
-            await note(connection, Entry(Kind.LOGIN, who, "refused", _address(request), assertion.site, detail=said))
+            await note(connection, Entry(Kind.LOGIN, who, "refused", address_of(request), assertion.site, detail=said))
             raise
         issued = await centre.tokens.issue(connection, assertion.site, assertion.key_id, now)
     body = {
@@ -160,11 +160,9 @@ async def _assertion(connection: Connection, text: str, audience: str, now: int)
 async def _noted(connection: Connection, request: Request, site: str, what: str, key: str) -> None:
     """Write into the audit what a site changed of itself, in the caller's transaction."""
     who, detail = f"site:{site}", {"what": what, "key": key}
-    await note(connection, Entry(Kind.CONFIGURE, who, address=_address(request), site=site, object=site, detail=detail))
-
-
-def _address(request: Request) -> str | None:
-    return request.client.host if request.client else None
+    await note(
+        connection, Entry(Kind.CONFIGURE, who, address=address_of(request), site=site, object=site, detail=detail)
+    )
 
 
 async def _jose(request: Request) -> str:

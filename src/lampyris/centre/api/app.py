@@ -29,6 +29,7 @@ from lampyris.centre.archive import dicomweb
 from lampyris.centre.body import Gate
 from lampyris.centre.console import assets, home, journey, page
 from lampyris.centre.console.access import router as entrance
+from lampyris.centre.console.administration import routes as administration
 from lampyris.centre.dimse import routes as network
 from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.observe.traces import Traced
@@ -52,6 +53,7 @@ _ROUTERS = (
     network.router,
     journey.router,
     *dicomweb.ROUTERS,
+    *administration.ROUTERS,
 )
 
 

@@ -15,6 +15,8 @@ class Entry:
     label: str
     action: Action
     key: str
+    also: tuple[Action, ...] = ()
+    """Other actions, each of which is enough to see it."""
 
 
 ENTRIES = (
@@ -22,10 +24,17 @@ ENTRIES = (
     Entry("/sites", N_("Sites"), Action.SITE_READ, "s"),
     Entry("/emergency", N_("Emergency access"), Action.GLASS_BREAK, "e"),
     Entry("/emergency/opened", N_("Emergencies"), Action.GLASS_READ, "o"),
+    Entry(
+        "/administration", N_("Administration"), Action.PEOPLE_MANAGE, "a", (Action.RECIPE_MANAGE, Action.AUDIT_READ)
+    ),
 )
 """In the order in which they are shown."""
 
 
 def entries_of(caller: Caller | None) -> tuple[Entry, ...]:
     """What somebody may open; nothing for a stranger."""
-    return () if caller is None else tuple(entry for entry in ENTRIES if caller.may(entry.action))
+    return (
+        ()
+        if caller is None
+        else tuple(entry for entry in ENTRIES if any(caller.may(each) for each in (entry.action, *entry.also)))
+    )

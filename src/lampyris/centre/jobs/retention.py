@@ -19,7 +19,7 @@ KINDS = ("abandoned", "raw", "failed", "series", "early", "events")
 """What is kept for a while: open scans without a sign of life, raw data of scans that are done or were refused, raw
 data of scans that failed, series that are home, what was made early of open scans without news, events."""
 _AT_ONCE = 200
-_LONGEST = 36_500
+LONGEST = 36_500
 _SWEEPING = 0x1A3BC16
 """Number of the advisory lock under which one worker of the centre sweeps."""
 
@@ -34,12 +34,35 @@ async def kept(connection: Connection) -> dict[str, float]:
 async def keep(connection: Connection, days: Mapping[str, float]) -> None:
     """Keep these kinds for so many days from now on; the next sweep goes by it. Raises InputError."""
     for kind, number in days.items():
-        if kind not in KINDS or not 0.0 <= number <= _LONGEST:
-            raise InputError(f"retention of {kind}: {number:g} days: expected 0 … {_LONGEST}, of {', '.join(KINDS)}")
+        if kind not in KINDS or not 0.0 <= number <= LONGEST:
+            raise InputError(f"retention of {kind}: {number:g} days: expected 0 … {LONGEST}, of {', '.join(KINDS)}")
     async with connection.transaction(), connection.cursor() as many:
         await many.executemany(
             "UPDATE retention SET days = %s WHERE what = %s", [(number, kind) for kind, number in days.items()]
         )
+
+
+async def due(connection: Connection, days: Mapping[str, float]) -> dict[str, int]:
+    """How many of each kind sweeps would delete now, or refuse, if things were kept for so many days."""
+    cursor = await connection.execute(
+        """
+        SELECT count(*) FILTER (WHERE raw_deleted IS NULL AND state IN ('done', 'refused')
+                                AND finished < now() - make_interval(secs => %(raw)s)) AS raw,
+               count(*) FILTER (WHERE raw_deleted IS NULL AND state = 'failed'
+                                AND finished < now() - make_interval(secs => %(failed)s)) AS failed,
+               count(*) FILTER (WHERE series_deleted IS NULL
+                                AND returned < now() - make_interval(secs => %(series)s)) AS series,
+               count(*) FILTER (WHERE state = 'open'
+                                AND updated < now() - make_interval(secs => %(abandoned)s)) AS abandoned,
+               (SELECT count(*) FROM early WHERE updated < now() - make_interval(secs => %(early)s)) AS early,
+               (SELECT count(*) FROM event WHERE at < now() - make_interval(secs => %(events)s)) AS events
+        FROM scan WHERE raw_deleted IS NULL OR series_deleted IS NULL
+        """,
+        {kind: _s(days[kind]) for kind in KINDS},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    return {kind: int(row[kind]) for kind in KINDS}
 
 
 async def sweep(connection: Connection, store: Store) -> Counter[str]:

@@ -98,7 +98,7 @@ async def create(connection: Connection, by: By, new: Newcomer) -> int:
         if row is None:
             raise InputError("the login is taken: choose another")
         person = int(row["number"])
-        await _noted(connection, by, "person.create", new.login, service=new.service)
+        await noted(connection, by, "person.create", new.login, service=new.service)
         await _grant(connection, by, (person, new.login), new.role, new.tenant)
     return person
 
@@ -125,7 +125,7 @@ async def take_back(connection: Connection, by: By, login: str, role: Role, tena
         )
         if not found.rowcount:
             raise InputError("there is no such role that was given here; the provider's are taken back at the provider")
-        await _noted(connection, by, "role.take_back", login, role=str(role), tenant=tenant)
+        await noted(connection, by, "role.take_back", login, role=str(role), tenant=tenant)
 
 
 async def disable(connection: Connection, by: By, login: str, *, disabled: bool = True) -> None:
@@ -140,7 +140,7 @@ async def disable(connection: Connection, by: By, login: str, *, disabled: bool 
         if disabled:
             for table in ("session", "link"):
                 await connection.execute(f"DELETE FROM {table} WHERE person = %s".encode(), (person,))
-        await _noted(connection, by, "person.disable" if disabled else "person.enable", login)
+        await noted(connection, by, "person.disable" if disabled else "person.enable", login)
 
 
 async def password_link(connection: Connection, by: By, login: str) -> str:
@@ -154,7 +154,7 @@ async def password_link(connection: Connection, by: By, login: str) -> str:
         if (await cursor.fetchone() or {})["shut"]:
             raise InputError("a machine has tokens and no password, and whoever is shut out has neither")
         code = await passwords.link(connection, person, "password")
-        await _noted(connection, by, "person.password_link", login)
+        await noted(connection, by, "person.password_link", login)
     return code
 
 
@@ -202,7 +202,7 @@ async def _grant(connection: Connection, by: By, who: tuple[int, str], role: Rol
         "INSERT INTO granted (person, role, tenant) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING", (who[0], role, tenant)
     )
     if found.rowcount:
-        await _noted(connection, by, "role.grant", who[1], role=str(role), tenant=tenant)
+        await noted(connection, by, "role.grant", who[1], role=str(role), tenant=tenant)
 
 
 async def _keep_one(
@@ -233,7 +233,8 @@ def _nobody() -> Refusal:
     return refusal(404, "NOT_FOUND", "there is no such person")
 
 
-async def _noted(connection: Connection, by: By, what: str, login: str, **detail: object) -> None:
+async def noted(connection: Connection, by: By, what: str, login: str, **detail: object) -> None:
+    """Write into the audit what was done about somebody, in the caller's transaction."""
     detail = {"what": what} | detail
     site = str(detail["tenant"]) if "tenant" in detail else None
     await note(connection, Entry(Kind.PEOPLE, by.who, address=by.address, site=site, object=login, detail=detail))

@@ -109,7 +109,7 @@ async def listed(connection: Connection) -> list[Offered]:
     """Every recipe, by name, the newest version first."""
     cursor = await connection.execute(
         """
-        SELECT recipe.digest, recipe.name, version, origin, added, added_by, 
+        SELECT recipe.digest, recipe.name, version, origin, added, added_by,
                json::jsonb ->> 'description' AS description,
                last.digest IS NOT NULL AND last.until IS NULL AS active,
                nullif(last.since, '-infinity') AS since, last.until, coalesce(last.ended_by, last.begun_by) AS by
