@@ -130,7 +130,7 @@ async def start(connection: Connection, number: int, job: int) -> Work | None:
             "UPDATE remake SET state = 'running', attempts = remake.attempts + 1, station = NULL, progress = 0,"
             " reason_code = NULL, reason = NULL, updated = now() FROM scan WHERE scan.number = remake.scan"
             " AND remake.number = %s AND remake.job = %s AND remake.state IN ('queued', 'running')"
-            " RETURNING scan.number, site, id, signed, committed, remake.attempts, recipe, asked",
+            " RETURNING scan.number, site, id, signed, committed, remake.attempts, remake.recipe, asked",
             (number, job),
         )
         row = await cursor.fetchone()
