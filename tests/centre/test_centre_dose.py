@@ -1,11 +1,15 @@
 """The index of doses: what reports tell, repeats, quartiles against reference levels, and whose rows they are."""
 
+import csv
+import io
 import math
 import statistics as reference
 from datetime import UTC, datetime
+from xml.etree import ElementTree
 
 import pytest
 import structlog
+from centre_console import PAGE
 from centre_dose import acquisition, encoded, fill, metadata, report
 
 from lampyris.centre.archive.entry import read_entry
@@ -176,10 +180,7 @@ def test_nobody_sees_doses_of_other_sites(do, rows, anna):
     assert do(lambda connection: statistics.overview(connection, asked)).count == 0
     assert do(lambda connection: statistics.trend(connection, asked, "ctdivol")) == ()
 
-    async def all_of(connection, which):
-        return [one async for one in statistics.every(connection, which)]
-
-    assert {one[0] for one in do(lambda connection: all_of(connection, ALL))} == {anna}
+    assert {one[0] for one in do(lambda connection: statistics.every(connection, ALL))} == {anna}
 
 
 def test_the_course_is_by_month_and_the_distribution_sums_to_all(do, rows, anna):
@@ -195,3 +196,70 @@ def test_the_course_is_by_month_and_the_distribution_sums_to_all(do, rows, anna)
     assert do(lambda connection: statistics.histogram(connection, Which(()), "dlp")) == (0.0, (0,) * statistics.BINS)
     within = Which((anna,), since=datetime(2026, 3, 1, tzinfo=UTC), until=datetime(2026, 6, 1, tzinfo=UTC))
     assert do(lambda connection: statistics.overview(connection, within)).count == 3
+
+
+@pytest.fixture
+def physicist(signed_in, anna, rows):
+    """Somebody of st-anna alone, where 25 chests were above the level and 3 heads were irradiated; others elsewhere."""
+    fill(rows, anna, [(1 + n % 3, 30.0 + n, 600.0 + n) for n in range(25)], protocol="胸部 <b>")
+    fill(rows, anna, [(2, 45.0, 700.0)] * 3, examination="head")
+    fill(rows, "other-site", [(1, 1.0, 10.0)] * 30, protocol="theirs")
+    return signed_in(("physicist", anna))
+
+
+def test_the_page_shows_groups_against_levels_and_says_what_levels_are_for(physicist):
+    shown = physicist.get("/dose?period=", headers=PAGE)
+    assert shown.status_code == 200
+    assert "never a limit for one patient" in shown.text
+    assert "胸部 &lt;b&gt;" in shown.text
+    assert "above the level" in shown.text
+    assert "too few" in shown.text
+    assert "unverified" in shown.text
+    assert "theirs" not in shown.text
+    assert "other-site" not in shown.text
+
+
+def test_nothing_to_show_is_said(physicist, signed_in, rows):
+    assert "Nothing matches" in physicist.get("/dose?period=&examination=neck", headers=PAGE).text
+    nowhere = signed_in(("physicist", "centre"), login="x")
+    rows("DELETE FROM dose")
+    assert "No doses yet" in nowhere.get("/dose", headers=PAGE).text
+
+
+@pytest.mark.parametrize("name", ["course", "distribution"])
+def test_a_figure_is_a_picture_in_the_reader_s_language(name, physicist):
+    drawn = physicist.get(f"/dose/{name}.svg?period=&examination=chest&light=dark", headers={"Accept-Language": "zh"})
+    assert drawn.headers["content-type"] == "image/svg+xml"
+    root = ElementTree.fromstring(drawn.text)
+    told = " ".join(one.text or "" for one in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "胸部 · CTDIvol (mGy)" in told
+    assert "WS/T 637-2018" in told
+    empty = physicist.get(f"/dose/{name}.svg?period=&examination=neck")
+    assert "Nothing to show" in empty.text
+
+
+def test_files_hold_all_that_the_page_shows(physicist):
+    every = list(csv.DictReader(io.StringIO(physicist.get("/dose/all.csv?period=").content.decode("utf-8-sig"))))
+    assert len(every) == 28
+    assert {one["site"] for one in every} == {"st-anna"}
+    groups = list(csv.DictReader(io.StringIO(physicist.get("/dose/groups.csv?period=").content.decode("utf-8-sig"))))
+    chest = next(one for one in groups if one["examination"] == "chest")
+    assert (chest["ctdivol_50"], chest["ctdivol_is"], chest["ctdivol_verified"]) == ("42.0", "above", "false")
+    assert "WS/T 637-2018" in physicist.get("/dose/levels.csv").text
+    assert physicist.get("/dose/repeats.csv").text.count("\n") == 1
+
+
+def test_who_may_not_read_doses_is_refused_and_reading_is_audited(physicist, signed_in, rows):
+    physicist.get("/dose/all.csv?examination=chest&site=other-site")
+    (noted,) = rows("SELECT kind, site, object, detail ->> 'examination' FROM audit ORDER BY number DESC LIMIT 1")
+    assert noted == ("export", None, "dose", "chest")
+    auditor = signed_in(("auditor", "centre"))
+    for path in ("/dose", "/dose/all.csv", "/dose/groups.csv", "/dose/repeats.csv", "/dose/levels.csv",
+                 "/dose/course.svg", "/dose/distribution.svg"):  # fmt: skip
+        assert auditor.get(path).status_code == 403
+
+
+@pytest.mark.parametrize("query", ["examination=x&age=y&period=z&quantity=dose", "site=%00", "light=pink"])
+def test_a_choice_that_there_is_not_counts_as_none(query, physicist):
+    assert physicist.get(f"/dose?{query}", headers=PAGE).status_code == 200
+    assert physicist.get(f"/dose/course.svg?{query}").status_code == 200

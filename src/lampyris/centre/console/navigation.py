@@ -22,6 +22,7 @@ class Entry:
 ENTRIES = (
     Entry("/journey", N_("Journey"), Action.SCAN_READ, "j"),
     Entry("/sites", N_("Sites"), Action.SITE_READ, "s"),
+    Entry("/dose", N_("Dose"), Action.DOSE_READ, "d"),
     Entry("/emergency", N_("Emergency access"), Action.GLASS_BREAK, "e"),
     Entry("/emergency/opened", N_("Emergencies"), Action.GLASS_READ, "o"),
     Entry(

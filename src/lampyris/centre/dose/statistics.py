@@ -1,18 +1,17 @@
 """Which doses, of which sites → quartiles of groups, their course, their distribution, repeats, and all of them."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from psycopg.rows import tuple_row
 
 from lampyris.centre.database import Connection
 from lampyris.centre.dose.levels import FEW, Level, Quantity, levels_for
 
 BINS = 24
-REPEATS = 50
+REPEATS = 12
 """How many repeats a page shows; the CSV has all."""
-_AT_ONCE = 5000
-
 ROWS = (
     "site", "at", "study_uid", "event", "scanner", "examination", "protocol", "age_class", "size_mm", "ctdivol",
     "phantom_mm", "dlp", "ssde", "scanned_mm", "voltage_kv", "source", "level", "repeat_of",
@@ -22,7 +21,10 @@ ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """A choice of doses; `sites` are those that the caller may see, and bound every query. None and "" choose all."""
+    """A choice of doses; `sites` are those that the caller may see, and bound every query.
+
+    None and "" choose all, but for age: children are told apart from adults, and from those whose age is not told.
+    """
 
     sites: tuple[str, ...]
     site: str = ""
@@ -36,6 +38,7 @@ class Which:
         terms = ["site = ANY(%(sites)s)"]
         for name in ("site", "examination", "age_class"):
             terms += [f"{name} = %({name})s"] if getattr(self, name) else []
+        terms += [] if self.age_class else ["age_class <> 'child'"]
         terms += ["at >= %(since)s"] if self.since else []
         terms += ["at < %(until)s"] if self.until else []
         values = {name: getattr(self, name) for name in ("site", "examination", "age_class", "since", "until")}
@@ -163,20 +166,23 @@ async def trend(connection: Connection, which: Which, quantity: Quantity) -> tup
 async def histogram(connection: Connection, which: Which, quantity: Quantity) -> tuple[float, tuple[int, ...]]:
     """Width of a bin and how many irradiations fall into each, from 0; the last bin holds all that is beyond 99 %."""
     where, values = which.where()
+    chosen = f"FROM dose WHERE {where} AND {quantity} IS NOT NULL"
     cursor = await connection.execute(
-        f"""
-        WITH chosen AS MATERIALIZED (SELECT {quantity} AS value FROM dose WHERE {where} AND {quantity} IS NOT NULL),
-        width AS (SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY value) / {BINS - 1} AS width FROM chosen)
-        SELECT width, least(floor(value / nullif(width, 0)), {BINS - 1})::integer AS bin, count(*) AS count
-        FROM chosen, width GROUP BY 1, 2
-        """.encode(),
-        values,
+        f"SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY {quantity}) AS most {chosen}".encode(), values
     )
-    rows = await cursor.fetchall()
+    most = (await cursor.fetchone() or {})["most"]
     counts = [0] * BINS
-    for row in rows:
-        counts[row["bin"] or 0] += row["count"]
-    return (float(rows[0]["width"]) if rows else 0.0), tuple(counts)
+    if not most:  # none, or none above 0
+        return 0.0, tuple(counts)
+    width = float(most) / (BINS - 1)
+    cursor = await connection.execute(
+        f"SELECT least(floor({quantity} / %(width)s), {BINS - 1})::integer AS bin, count(*) AS count {chosen}"
+        " GROUP BY 1".encode(),
+        values | {"width": width},
+    )
+    for row in await cursor.fetchall():
+        counts[row["bin"]] = row["count"]
+    return width, tuple(counts)
 
 
 async def repeats(connection: Connection, which: Which, count: int = REPEATS) -> tuple[Repeat, ...]:
@@ -201,16 +207,14 @@ async def repeats(connection: Connection, which: Which, count: int = REPEATS) ->
     )  # fmt: skip
 
 
-async def every(connection: Connection, which: Which) -> AsyncIterator[tuple[Any, ...]]:
+async def every(connection: Connection, which: Which) -> list[tuple[Any, ...]]:
     """All chosen doses, the latest first, as tuples of `ROWS`; a repeat is told by the event that it repeats."""
     where, values = which.where()
     names = ", ".join(f"dose.{name}" for name in ROWS if name != "repeat_of")
-    async with connection.transaction(), connection.cursor("doses") as cursor:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
-            f"SELECT {names}, first.event AS repeat_of FROM (SELECT * FROM dose WHERE {where}) AS dose"
+            f"SELECT {names}, first.event FROM (SELECT * FROM dose WHERE {where}) AS dose"
             " LEFT JOIN dose AS first ON first.number = dose.repeat_of ORDER BY dose.at DESC, dose.number".encode(),
             values,
         )
-        while found := await cursor.fetchmany(_AT_ONCE):
-            for row in found:
-                yield tuple(row[name] for name in ROWS)
+        return await cursor.fetchall()
