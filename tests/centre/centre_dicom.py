@@ -36,7 +36,7 @@ def dataset(study: str, series: str, number: int = 1, **more: Any) -> Dataset:
     made.PixelData = pixels(number).tobytes()
     for keyword, value in more.items():
         setattr(made, keyword, value)
-    made.file_meta = FileMetaDataset()
+    made.preamble, made.file_meta = bytes(128), FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID

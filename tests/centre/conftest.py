@@ -22,8 +22,10 @@ from lampyris import cli
 from lampyris.centre import Centre, Settings, access, opened
 from lampyris.centre.api import create
 from lampyris.centre.database import Connection, dsn_of, migrate, stop
+from lampyris.centre.people import tokens
 from lampyris.centre.people.callers import CSRF_HEADER
 from lampyris.centre.people.sessions import cookie_of
+from lampyris.centre.people.tenants import MACHINE
 
 
 @pytest.fixture(scope="session")
@@ -188,3 +190,21 @@ def start_orthanc(program, tmp_path) -> Iterator[Callable[..., Orthanc]]:
             return started.enter_context(orthanc(program("Orthanc"), folder, **more))
 
         yield start
+
+
+@pytest.fixture
+def reader(invite, signed_in) -> httpx.Client:
+    """A radiologist of st-anna, signed in."""
+    invite("st-anna")
+    found: httpx.Client = signed_in(("radiologist", "st-anna"))
+    return found
+
+
+@pytest.fixture
+def reader_token(invite, signed_in, do, rows) -> str:
+    """An access token of `judge`, radiologist of st-anna."""
+    invite("st-anna")
+    signed_in(("radiologist", "st-anna"), login="judge")
+    ((person,),) = rows("SELECT number FROM person WHERE login = 'judge'")
+    text: str = do(lambda connection: tokens.issue(connection, MACHINE, person, "judge", 1))
+    return text

@@ -29,13 +29,6 @@ DICOM = 'multipart/related; type="application/dicom"'
 OCTETS = 'multipart/related; type="application/octet-stream"'
 
 
-@pytest.fixture
-def reader(invite, signed_in):
-    """A radiologist of st-anna."""
-    invite("st-anna")
-    return signed_in(("radiologist", "st-anna"))
-
-
 def asked(client, path, accept="application/dicom+json", **query):
     return client.get(path, params=query, headers={"Accept": accept})
 

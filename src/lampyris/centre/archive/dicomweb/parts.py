@@ -26,7 +26,8 @@ LARGEST = 4 << 30
 MOST_PARTS = 20_000
 _HEADER = 16_384
 _IN_MEMORY = 8 << 20
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,199}[0-9A-Za-z'()+_,./:=?-]")
+"""RFC 2046 allows 70 characters; Orthanc's have 73."""
 
 
 @dataclass(slots=True)
