@@ -104,7 +104,7 @@ class Place:
 
         def make(work: Any, manifest: Manifest, folder: Any, watch: Any) -> Any:
             return reconstruct.reconstruct(
-                store, manifest, folder, default=None, committed=work.committed, watch=watch, other=work.recipe
+                store, manifest, folder, library=work.library, committed=work.committed, watch=watch, other=work.recipe
             )
 
         async def whole() -> None:
