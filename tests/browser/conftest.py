@@ -51,7 +51,11 @@ def study(place) -> str:
 def shown(place, study) -> dict[str, str]:
     """What stands for the names in addresses of pages."""
     (scan,) = place.rows("SELECT id FROM scan WHERE state = 'done' ORDER BY number LIMIT 1")
-    return {"study": study, "site": SITE, "scan": scan["id"]}
+    (recipe,) = place.rows("SELECT digest FROM recipe ORDER BY digest LIMIT 1")
+    place.person(("technologist", SITE), login="shown")
+    return {
+        "study": study, "site": SITE, "scan": scan["id"], "login": "shown", "tenant": SITE, "digest": recipe["digest"],
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
