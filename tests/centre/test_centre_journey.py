@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import signal
+from types import SimpleNamespace
 
 import pydicom
 import pytest
@@ -15,7 +16,7 @@ from lampyris.centre.jobs.reconstruct import lay_out, recipe_of, reconstruct
 from lampyris.centre.jobs.worker import work
 from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store
-from lampyris.model import InputError, MachineError
+from lampyris.model import Acquisition, InputError, MachineError
 from lampyris.phantom import water_cylinder
 from lampyris.transfer import Chunk, Manifest, Part, ReturnedSeries
 
@@ -138,7 +139,7 @@ def test_a_scan_that_is_not_what_it_says_is_refused(site, worked, packed):
 def test_an_unknown_recipe_is_the_fault_of_whoever_named_it():
     manifest = Manifest("0" * 32, "st-anna", "2026-11-21T08:15:02Z", "lraw")
     with pytest.raises(MachineError, match="no recipe 'best'"):
-        recipe_of(manifest, dataclasses.replace(LIBRARY, default="best"), None)
+        recipe_of(manifest, dataclasses.replace(LIBRARY, default="best"), SimpleNamespace(acquisition=Acquisition()))
     with pytest.raises(InputError, match=r"no recipe 'methods\.json'"):
         recipe_of(dataclasses.replace(manifest, recipe="methods.json"), LIBRARY, None)
     assert recipe_of(dataclasses.replace(manifest, recipe="swift"), LIBRARY, None).name == "swift"

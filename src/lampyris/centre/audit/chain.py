@@ -89,7 +89,7 @@ async def note(connection: Connection, entry: Entry) -> int:
 
     The chain waits from here to the end of that transaction, for all who write to it: let this be its last statement.
     """
-    async with connection.transaction():
+    async with connection.pipeline(), connection.transaction():  # two ways to the database and back, not five
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         cursor = await connection.execute("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1")
         last = await cursor.fetchone()
