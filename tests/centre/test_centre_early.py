@@ -25,8 +25,6 @@ from lampyris.phantom import water_cylinder
 from lampyris.recon.analytic import filtering, helical
 from lampyris.transfer import PlannedImage
 
-LIBRARY = Library.of_package()
-
 NOW = datetime(2026, 11, 21, 8, 20, tzinfo=UTC)
 PLANNED = PlannedImage(field_of_view_mm=170.0, centre_mm=(3.0, -5.0), first_mm=-26.0, last_mm=25.0)
 MUCH = 1 << 30
@@ -41,6 +39,7 @@ def coarse(name: str):
     )
 
 
+LIBRARY = Library({name: coarse(name).to_json() for name in recipes.names()})
 FINE = (
     (blocks, "CELLS_PER_BLOCK", 756 * 100),
     (filtering, "CHUNK_BYTES", 4 * 250 * 6 * 30),
@@ -62,6 +61,7 @@ def packed() -> tuple[list[bytes], str]:
 
 @pytest.fixture
 def fine(monkeypatch):
+    """Asked for before `site`: a centre offers these recipes when it is opened."""
     for module, name, value in FINE:
         monkeypatch.setattr(module, name, value)
 
@@ -252,7 +252,7 @@ def test_scans_that_arrive_are_taken_up_one_at_a_time_for_each_site_and_stat_fir
 
 
 def test_early_work_ends_with_the_commit_and_what_nobody_committed_is_deleted(
-    site, asked, inside, rows, store, settings, tmp_path, packed, fine
+    fine, site, asked, inside, rows, store, settings, tmp_path, packed
 ):
     pieces, content = packed
     withdrawn, silent, alive = (site.manifest(pieces, content=content) for _ in range(3))
@@ -282,7 +282,7 @@ def test_early_work_ends_with_the_commit_and_what_nobody_committed_is_deleted(
     assert site.state(silent.scan)["state"] == "open"
 
 
-def test_forgetting_a_scan_forgets_what_was_made_of_it(site, inside, rows, store, settings, packed, fine, tmp_path):
+def test_forgetting_a_scan_forgets_what_was_made_of_it(fine, site, inside, rows, store, settings, packed, tmp_path):
     pieces, content = packed
     manifest = site.manifest(pieces, content=content)
     put_all(site, manifest, pieces)
@@ -307,7 +307,7 @@ async def until(condition, *, within_s: float = 300.0):
 
 
 def test_a_worker_uses_its_idle_time_and_gives_way_and_a_process_that_is_killed_costs_nothing(
-    site, inside, rows, store, settings, packed, fine, tmp_path
+    fine, site, inside, rows, store, settings, packed, tmp_path
 ):
     """Killed while the first half is made; an urgent scan in between; then the rest, the commit, and the series."""
     pieces, content = packed
