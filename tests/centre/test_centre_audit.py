@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.audit.export import export
 from lampyris.centre.audit.search import Wanted, everything, search
 from lampyris.centre.audit.verify import Anchor, verify
+from lampyris.centre.jobs import retention
 from lampyris.model import InputError, ProgramError
-from lampyris.transfer import SiteKey
+from lampyris.transfer import SiteKey, enrolment_request
 
 ENTRIES = (
     Entry(Kind.LOGIN, "zhang", address="10.0.0.7"),
@@ -212,3 +214,37 @@ def test_a_spreadsheet_takes_no_cell_for_a_formula(chain):
     assert table[5]["who"] == "'=cmd()"
     assert json.loads(table[2]["detail"])["share"] == 0.25
     assert [row["number"] for row in csv.DictReader(io.StringIO(exported(chain, "csv", ("st-anna",))))] == ["2", "3"]
+
+
+def test_what_a_sweep_deletes_is_an_entry_and_an_idle_one_is_none(site, inside, rows):
+    scan = site.send([b"piece"])
+    rows("UPDATE scan SET state = 'failed', reason_code = 'X', finished = now() - interval '91 days' WHERE id = %s",
+         scan.scan)  # fmt: skip
+
+    async def action(centre):
+        async with centre.pool.connection() as connection:
+            for _ in range(2):
+                await retention.sweep(connection, centre.store)
+
+    inside(action)
+    assert rows("SELECT who, object, detail FROM audit WHERE kind = 'delete'") == [
+        ("policy", "retention", {"failed": 1})
+    ]
+
+
+def test_what_a_site_changes_of_itself_is_an_entry_and_so_is_a_code_that_was_refused(site, rows):
+    key = SiteKey.generate()
+    body = enrolment_request("0" * 20, key, now=int(time.time()))
+    assert site.ask("POST", "/keys", kind="application/jose", content=body).status_code == 201
+    assert site.ask("DELETE", f"/keys/{key.key_id}").status_code == 204
+    assert site.enrol("7" * 20).status_code == 403
+    spent = site.assertion()
+    assert [site.show(spent).status_code for _ in range(2)] == [200, 401]
+    found = rows("SELECT kind, who, outcome, site, detail ->> 'what' FROM audit ORDER BY number")
+    assert found == [
+        ("configure", "site:st-anna", "success", "st-anna", "enrolled"),
+        ("configure", "site:st-anna", "success", "st-anna", "key added"),
+        ("configure", "site:st-anna", "success", "st-anna", "key taken back"),
+        ("configure", "site:?", "refused", None, "enrolled"),
+        ("login", "site:st-anna", "refused", "st-anna", None),
+    ]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from lampyris.centre.archive import index
+from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import early, queue
 from lampyris.centre.people import patience
@@ -18,6 +19,8 @@ from lampyris.transfer import limits
 KINDS = ("abandoned", "raw", "failed", "series", "early", "events")
 """What is kept for a while: open scans without a sign of life, raw data of scans that are done or were refused, raw
 data of scans that failed, series that are home, what was made early of open scans without news, events."""
+POLICY = "policy"
+"""Who deletes what retention says."""
 _AT_ONCE = 200
 LONGEST = 36_500
 _SWEEPING = 0x1A3BC16
@@ -89,6 +92,8 @@ async def sweep(connection: Connection, store: Store) -> Counter[str]:
             "DELETE FROM event WHERE at < now() - make_interval(secs => %s)", (_s(days["events"]),)
         )
         await _retire(connection)
+        if told := {kind: count for kind, count in done.items() if count}:
+            await note(connection, Entry(Kind.DELETE, POLICY, object="retention", detail=told))
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", (_SWEEPING,))
     return done
