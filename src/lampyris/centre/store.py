@@ -10,6 +10,7 @@ import mmap
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,18 @@ def dicom_prefix(site: str, study_uid: str, series_uid: str) -> str:
     return f"dicom/{site}/{study}/{series}"
 
 
+DRAWN = "drawn"
+"""Below it lie pictures of series, which may be drawn again at any time."""
+
+
+def drawn_prefix(site: str) -> str:
+    """Where pictures of a site's series are kept for a while."""
+    return f"{DRAWN}/{site}"
+
+
 def prefixes_of(site: str) -> tuple[str, ...]:
     """Where everything of a site lies."""
-    return f"raw/{site}", f"series/{site}", f"early/{site}", f"remade/{site}", f"dicom/{site}"
+    return f"raw/{site}", f"series/{site}", f"early/{site}", f"remade/{site}", f"dicom/{site}", f"{DRAWN}/{site}"
 
 
 class Store:
@@ -196,6 +206,17 @@ class Store:
             if self.folder is not None:  # with what a killed process was writing, which the library does not list
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(self.folder / prefix)
+        except (OSError, BaseError) as error:
+            raise StorageError(f"objects cannot be deleted ({type(error).__name__})") from error
+        return len(keys)
+
+    def delete_older(self, prefix: str, moment: datetime) -> int:
+        """Delete what was last written below a prefix before a moment; how many objects that were."""
+        try:
+            found = [one for page in obstore.list(self.store, prefix + "/") for one in page]
+            keys = [one["path"] for one in found if one["last_modified"] < moment]
+            for at in range(0, len(keys), _DELETE_AT_ONCE):
+                obstore.delete(self.store, keys[at : at + _DELETE_AT_ONCE])
         except (OSError, BaseError) as error:
             raise StorageError(f"objects cannot be deleted ({type(error).__name__})") from error
         return len(keys)

@@ -21,6 +21,7 @@ class Entry:
 
 ENTRIES = (
     Entry("/journey", N_("Journey"), Action.SCAN_READ, "j"),
+    Entry("/studies", N_("Studies"), Action.STUDY_READ, "u"),
     Entry("/sites", N_("Sites"), Action.SITE_READ, "s"),
     Entry("/dose", N_("Dose"), Action.DOSE_READ, "d"),
     Entry("/emergency", N_("Emergency access"), Action.GLASS_BREAK, "e"),

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lampyris import dicom, path, raw, recon
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.shelf import EarlyShelf
@@ -20,6 +22,7 @@ from lampyris.centre.recipes.choice import Library
 from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import (
     Assessment,
+    Curve,
     FormatError,
     InputError,
     MachineError,
@@ -156,8 +159,10 @@ def told_of(made: path.Journey) -> dict[str, Any]:
     projections, recipe, volume = made.the(Projections), made.the(Recipe), made.the(Volume)
     assessment, acquisition = made.the(Assessment), projections.acquisition
     provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
+    told = assessment.as_dict()
+    told["curves"].append(_transfer(projections, recipe).as_dict())
     return {
-        **assessment.as_dict(),
+        **told,
         "detections": [one.as_dict() for one in made.the(Passport).detections],
         "provenance": {
             "scan": projections.scan_id,
@@ -172,6 +177,15 @@ def told_of(made: path.Journey) -> dict[str, Any]:
         "acquisition": {name: getattr(acquisition, name) for name in _TOLD},
         "grid": {"shape": list(volume.grid.shape), "spacing_mm": list(volume.grid.spacing_mm)},
     }
+
+
+def _transfer(projections: Projections, recipe: Recipe) -> Curve:
+    """The task transfer function of the recipe's kernel at the isocentre, by theory: exact for analytic methods."""
+    column_mm = recon.native_column_mm(projections.geometry)
+    frequency = np.linspace(0.0, 0.5 / column_mm, 129)
+    values = recon.kernel(recipe.kernel).ttf(frequency, column_mm, column_mm)
+    settings = (("column_mm", column_mm), ("kernel", recipe.kernel), ("origin", "theory"))
+    return Curve("ttf", tuple(map(float, frequency)), tuple(map(float, values)), "1/mm", "", settings)
 
 
 def _column(made: path.Journey) -> Column:

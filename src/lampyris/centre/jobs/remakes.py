@@ -21,6 +21,8 @@ from lampyris.transfer import ReturnedFile
 
 TASK = "remake"
 QUEUE = "batch"
+ROUTINE = "routine"
+"""The method that every other is compared with."""
 POLICY = "policy"
 """Who asks for what the centre's settings want of every scan."""
 _ASKED, _COMPANION = -1_900_000_000, -2_000_000_000
@@ -97,6 +99,16 @@ async def _locked(connection: Connection, scan: int) -> dict[str, Any]:
         if row[column] is not None:
             raise conflict(f"the {what} of the scan were deleted on {row[column]:%Y-%m-%d}, as retention says")
     return row
+
+
+def companion_of(method: str, recipe: str | None) -> str:
+    """The recipe of a method for what another recipe is for: what the two are compared in is the method alone.
+
+    >>> companion_of("routine", "swift-lung"), companion_of("routine", "swift")
+    ('routine-lung', 'routine')
+    """
+    region = (recipe or "").partition("-")[2]
+    return f"{method}-{region}" if region and "-" not in method else method
 
 
 async def of_scan(connection: Connection, scan: int) -> list[Remake]:

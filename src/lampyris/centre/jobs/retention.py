@@ -6,13 +6,14 @@ How long that is stands in the database, the same for every worker, and the oper
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 from lampyris.centre.archive import index
 from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.database import Connection
 from lampyris.centre.jobs import early, queue
 from lampyris.centre.people import patience
-from lampyris.centre.store import Store, early_prefix, raw_prefix, remade_prefix, series_prefix
+from lampyris.centre.store import DRAWN, Store, early_prefix, raw_prefix, remade_prefix, series_prefix
 from lampyris.model import InputError
 from lampyris.transfer import limits
 
@@ -23,6 +24,8 @@ POLICY = "policy"
 """Who deletes what retention says."""
 _AT_ONCE = 200
 LONGEST = 36_500
+_DRAWN_DAYS = 2
+"""For how long a picture of a series is kept: it can be drawn again, and must not long outlive its series."""
 _SWEEPING = 0x1A3BC16
 """Number of the advisory lock under which one worker of the centre sweeps."""
 
@@ -92,6 +95,8 @@ async def sweep(connection: Connection, store: Store) -> Counter[str]:
             "DELETE FROM event WHERE at < now() - make_interval(secs => %s)", (_s(days["events"]),)
         )
         await _retire(connection)
+        long_ago = datetime.now(UTC) - timedelta(days=_DRAWN_DAYS)
+        await asyncio.to_thread(store.delete_older, DRAWN, long_ago)
         if told := {kind: count for kind, count in done.items() if count}:
             await note(connection, Entry(Kind.DELETE, POLICY, object="retention", detail=told))
     finally:

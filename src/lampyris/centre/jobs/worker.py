@@ -205,8 +205,10 @@ async def _finished(
         if kept:
             await index.register(connection, begun.site, made.entries, scan=begun.number, replace=True)
         if kept and table is queue and companion is not None:
-            with contextlib.suppress(Refusal):  # the series was made with that very recipe
-                await remakes.ask(connection, centre.jobs, which[0], companion, remakes.POLICY)
+            recipe = next((one.recipe for one in made.entries if one.role == "image"), None)
+            wanted = remakes.companion_of(companion, recipe)
+            with contextlib.suppress(Refusal):  # the series was made with that very recipe, or there is none such
+                await remakes.ask(connection, centre.jobs, which[0], wanted, remakes.POLICY)
     return kept
 
 
