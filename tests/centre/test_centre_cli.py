@@ -1,5 +1,6 @@
 """The operator's command line: codes, sites and scans of a centre, and processes that end together."""
 
+import getpass
 import json
 import os
 import signal
@@ -283,3 +284,27 @@ def ready(port: int, seconds: float) -> None:
                 pass
             time.sleep(0.5)
     pytest.fail(f"not ready after {seconds} s")
+
+
+def test_what_an_operator_does_is_written_down_searched_exported_and_verified(operate, rows, tmp_path):
+    operate("centre", "invite", "st-anna")
+    operate("centre", "retention", "--raw", "12.5")
+    code, out, _ = operate("centre", "audit", "search", "--json", "--kind", "configure")
+    newest, oldest = json.loads(out)
+    assert (code, newest["who"], newest["detail"]) == (0, f"operator@{getpass.getuser()}", {
+        "what": "retention changed", "raw": 12.5,
+    })  # fmt: skip
+    assert (oldest["site"], oldest["detail"]["what"]) == ("st-anna", "invited")
+    assert operate("centre", "audit", "search", "--kind", "wish")[0] == 65
+    place = tmp_path / "audit.jsonl"
+    assert operate("centre", "audit", "export", str(place))[0] == 0
+    assert len(place.read_text("utf-8").splitlines()) == 3, "two changes, and the search"
+    assert operate("centre", "audit", "export", str(place))[0] == 65
+    assert json.loads(operate("centre", "audit", "anchor", "--json")[1])["number"] == 4
+    code, out, _ = operate("centre", "audit", "verify", "--json")
+    assert (code, json.loads(out)["links"], json.loads(out)["anchors"]) == (0, 4, 1)
+    rows("ALTER TABLE audit DISABLE TRIGGER audit_stays")
+    rows("DELETE FROM audit WHERE number = 4")
+    code, _, err = operate("centre", "audit", "verify")
+    assert (code, "broken at link 4" in err) == (69, True)
+    assert operate("centre", "audit", "send", "syslog://host")[0] == 65
