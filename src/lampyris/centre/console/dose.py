@@ -220,11 +220,12 @@ def _said(request: Request, caller: Caller, chosen: Choice, title: str) -> plots
     spoken, level = _words(request, caller), _level(chosen)
     name = "CTDIvol" if chosen.quantity == "ctdivol" else "DLP"
     about = spoken.gettext(EXAMINATIONS[chosen.examination])
-    compared = spoken.gettext("reference level")
+    compared, doubt = spoken.gettext("reference level"), spoken.gettext("unverified")
+    source = "" if level is None else level.authority + ("" if level.verified else f" ({doubt})")
     return plots.Said(
         f"{spoken.gettext(title)}: {about}",
         f"{about} · {name} ({levels.QUANTITIES[chosen.quantity]})",
-        "" if level is None else f"{compared} {spoken.number(level.high)} · {level.authority}",
+        "" if level is None else f"{compared} {spoken.number(level.high)} · {source}",
         lambda month: format_skeleton("yMMM", month, locale=spoken.locale),
         lambda value: spoken.number(value, 0 if value >= 100 or value == int(value) else 1),
     )
