@@ -161,6 +161,12 @@ def fetched(port, folder, *keys, level="STUDY", options=(), calling="CT1", check
     return [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
 
 
+@pytest.mark.parametrize("key", ["StudyInstanceUID=everything", "StudyInstanceUID=*", "StudyInstanceUID"])
+def test_a_key_that_means_nothing_fetches_nothing(port, sent, tmp_path, key):
+    sent(dataset("s", "a"))
+    assert fetched(port, tmp_path / "got", key, check=False) == []
+
+
 def test_another_site_sees_nothing_and_gets_nothing(port, sent, tmp_path, settings):
     know(settings, "PACS2", "other-site")
     sent(dataset("s", "a"))

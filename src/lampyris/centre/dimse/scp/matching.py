@@ -19,20 +19,20 @@ _WILD = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
 _CODECS = {"ISO_IR 100": "latin-1", "GBK": "gbk", "GB18030": "gb18030", "ISO_IR 192": "utf-8"}
 _WIDER = {"ISO_IR 100": "ISO_IR 192", "GBK": "GB18030"}
 """What holds the text that a character set does not."""
-_ASIDE = frozenset({0x00080005, 0x00080052, 0x00080053, 0x00080201})
+ASIDE = frozenset({0x00080005, 0x00080052, 0x00080053, 0x00080201})
 """Of an identifier, what says how to read it, and asks nothing."""
 
 
 def matches(query: Dataset, found: Dataset) -> bool:
     """Whether every key of a query matches; what is not known of `found` matches no value."""
-    return all(_matches(element, found.get(element.tag)) for element in query if int(element.tag) not in _ASIDE)
+    return all(_matches(element, found.get(element.tag)) for element in query if int(element.tag) not in ASIDE)
 
 
 def answer(query: Dataset, found: Dataset, charset: str) -> Dataset:
     """What is known of the keys that were asked for, empty where nothing is, in a character set that holds it."""
     made = Dataset()
     for element in query:
-        if int(element.tag) not in _ASIDE and element.tag.element != 0:
+        if int(element.tag) not in ASIDE and element.tag.element != 0:
             made[element.tag] = _answer(element, found.get(element.tag))
     made.SpecificCharacterSet = holding(made, charset)
     return made

@@ -3,18 +3,21 @@
 The index narrows by what it has columns for; every key is then matched against the object's own attributes.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from pydicom.datadict import dictionary_has_tag
 from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 
 from lampyris.centre.archive import queries
-from lampyris.centre.archive.index import keys_of
-from lampyris.centre.archive.queries import Condition, FoundInstance
+from lampyris.centre.archive.matching import Attribute, Level
+from lampyris.centre.archive.matching import matches as archived
+from lampyris.centre.archive.queries import EVERYTHING, Condition, FoundInstance
 from lampyris.centre.audit.chain import Kind
 from lampyris.centre.dimse import contexts, nodes, objects
 from lampyris.centre.dimse.nodes import Node
@@ -22,7 +25,7 @@ from lampyris.centre.dimse.scp import matching, worklist
 from lampyris.centre.dimse.scp.matching import values_of
 from lampyris.centre.dimse.scp.server import Door
 from lampyris.dicom.source import settle_text
-from lampyris.model import StorageError
+from lampyris.model import InputError, StorageError
 
 F = TypeVar("F", queries.FoundStudy, queries.FoundSeries, queries.FoundInstance)
 PENDING, CANCELLED, MISMATCH, NOT_UNDERSTOOD = 0xFF00, 0xFE00, 0xA900, 0xC000
@@ -36,13 +39,7 @@ _UNIQUE = {
 _PAGE = 500
 _MOST = 65535
 """Sub-operations that an answer can count (PS3.7 table 9.1-4)."""
-_COLUMNS = {
-    "PatientID": "study.patient_id", "AccessionNumber": "study.accession", "StudyID": "study.study_id",
-    "StudyInstanceUID": "study.uid", "SeriesInstanceUID": "series.uid", "Modality": "series.modality",
-    "SOPInstanceUID": "instance.uid",
-}  # fmt: skip
-"""Keys that the index can narrow by when they are said without wildcards."""
-_OF = {"study": 1, "series": 2, "instance": 3}
+_TABLES = {"PATIENT": Level.STUDY, "STUDY": Level.STUDY, "SERIES": Level.SERIES, "IMAGE": Level.INSTANCE}
 
 
 def find(door: Door, event: Event) -> Iterator[tuple[int, Dataset | None]]:
@@ -137,28 +134,17 @@ def _series(series: queries.FoundSeries) -> Dataset:
 
 
 def narrowed(query: Dataset, level: str) -> list[Condition]:
-    """Conditions on the index that every match of a query fulfils."""
-    tables = {"PATIENT": 1, "STUDY": 1, "SERIES": 2, "IMAGE": 3}[level]
+    """Conditions on the index that every match of a query fulfils: what C-FIND and QIDO-RS have in common."""
     found = []
-    for keyword, column in _COLUMNS.items():
-        asked = values_of(query[keyword]) if keyword in query else []
-        if asked and _OF[column.partition(".")[0]] <= tables and not any("*" in one or "?" in one for one in asked):
-            found.append(Condition(f"{column} = ANY(%s)", (asked,)))
-    if "StudyDate" in query and (asked := values_of(query["StudyDate"])):
-        first, dash, last = asked[0].partition("-")
-        found += [Condition("study.study_date >= %s", (first,))] if first else []
-        found += [Condition("study.study_date <= %s", (last if dash else first,))] if last or not dash else []
-    if "PatientName" in query and (asked := values_of(query["PatientName"])):
-        found += [Condition(
-            "EXISTS (SELECT FROM unnest(study.patient_keys) AS one WHERE one LIKE %s)", (_like(group),)
-        ) for group in keys_of(asked[0]) if group.strip("*")]  # fmt: skip
-    if "ModalitiesInStudy" in query and (asked := values_of(query["ModalitiesInStudy"])):
-        found.append(Condition("study.modalities && %s", (asked,)))
+    for element in query:
+        asked = [] if element.VR == "SQ" or int(element.tag) in matching.ASIDE else values_of(element)
+        if not asked or not dictionary_has_tag(element.tag):
+            continue
+        what = Attribute((f"{int(element.tag):08X}",))
+        if what.level <= _TABLES[level]:
+            with contextlib.suppress(InputError):  # a value that the index does not search for is looked at afterwards
+                found.append(archived(what, "\\".join(asked)) or EVERYTHING)
     return found
-
-
-def _like(text: str) -> str:
-    return "".join({"*": "%", "?": "_", "%": r"\%", "_": r"\_", "\\": "\\\\"}.get(one, one) for one in text)
 
 
 def move(door: Door, event: Event) -> Iterator[Any]:
@@ -211,6 +197,8 @@ def _wanted(door: Door, node: Node, event: Event) -> list[FoundInstance] | None:
         if _UNIQUE[one] in query:
             keys[_UNIQUE[one]] = query[_UNIQUE[one]]
     wanted = narrowed(keys, "IMAGE")
+    if len(wanted) < len(keys) or EVERYTHING in wanted:  # a key that narrows nothing would mean the whole site
+        return None
     return door.ask(
         lambda connection: queries.find_instances(connection, queries.of_sites([node.site]), wanted, limit=_MOST)
     )
