@@ -19,7 +19,7 @@ PIECES = [b"first" * 1000]
 
 def test_the_limits_are_told_to_whoever_asks(client):
     told = client.get("/v1").json()
-    assert (told["protocol"], told["minor"]) == ("lampyris/1", 1)
+    assert (told["protocol"], told["minor"]) == ("lampyris/1", 2)
     assert told["limits"]["chunk_bytes"] == limits.CHUNK_BYTES
     assert len(told["limits"]) == 11
 

@@ -62,6 +62,7 @@ class FakeCentre:
         self.returns: dict[str, tuple[ReturnedSeries, dict[str, bytes]]] = {}
         self.acknowledged: Counter[str] = Counter()
         self.asked: list[str] = []
+        self.reports: list[bytes] | None = None  # None: a centre of minor version 1, which does not listen
         self.put_bytes = 0
         self.before: list[Fault] = []
         self.after: list[Fault] = []
@@ -96,6 +97,7 @@ class FakeCentre:
             ("PUT", r"/scans/(\w+)/chunks/(\w+)", self._put),
             ("POST", r"/scans/(\w+)/commit", self._commit),
             ("POST", r"/scans/(\w+)/withdraw", self._withdraw),
+            ("POST", r"/status", self._report),
             ("GET", r"/returns", self._returns),
             ("GET", r"/scans/(\w+)/series/(.+)", self._file),
             ("POST", r"/scans/(\w+)/acknowledge", self._acknowledge),
@@ -188,6 +190,12 @@ class FakeCentre:
             return problem(409, "CONFLICT")
         self.scans[scan] |= {"state": "refused", "reason": ("WITHDRAWN", "by the site")}
         return self._told(scan)
+
+    def _report(self, request: httpx.Request) -> httpx.Response:
+        if self.reports is None:
+            return problem(404, "NOT_FOUND")
+        self.reports.append(request.content)
+        return httpx.Response(204)
 
     def _returns(self, request: httpx.Request) -> httpx.Response:
         after, count = int(request.url.params["after"]), int(request.url.params["limit"])

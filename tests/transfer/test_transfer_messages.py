@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lampyris.model import InputError, StorageError
-from lampyris.transfer import Enrolment, ManifestError, Problem, ReturnedFile, ReturnedSeries, ScanStatus
+from lampyris.transfer import Enrolment, ManifestError, Problem, ReturnedFile, ReturnedSeries, ScanStatus, SiteReport
 
 SCAN = "0123456789abcdef0123456789abcdef"
 STATUS = ScanStatus(
@@ -77,3 +77,10 @@ def test_errors_say_whether_to_repeat(error, retry):
 def test_what_a_machine_in_between_says_has_a_meaning(status, retry):
     problem = Problem.parse(status, b"<html>Bad Gateway</html>")
     assert (problem.code, problem.retry) == (f"HTTP_{status}", retry)
+
+
+def test_a_report_is_read_as_it_was_written():
+    report = SiteReport("0.1.0+x", 2, 1 << 40, 95.5, {"ct-1": 40210.0})
+    assert SiteReport.parse(json.dumps(report.as_dict()).encode()) == report
+    less = {name: value for name, value in report.as_dict().items() if name != "calibrations"}
+    assert SiteReport.parse(json.dumps(less).encode()).calibrations == {}

@@ -7,6 +7,7 @@ fails waits for its own time and holds up nothing else.
 import dataclasses
 import functools
 import hashlib
+import json
 import threading
 import traceback
 from collections.abc import Callable
@@ -16,12 +17,13 @@ import structlog
 
 from lampyris.model import FormatError, LampyrisError, StorageError
 from lampyris.site.config import Config, Pacs, Watch
-from lampyris.site.exchange import Link, LinkError, Preempted, Returns, Site, Upload
+from lampyris.site.exchange import Link, LinkError, Preempted, Refusal, Returns, Site, Upload
 from lampyris.site.forward import BATCH, DICOM_SUFFIX, Item, PacsError, deliver, takes
 from lampyris.site.identity import Vault, restored
 from lampyris.site.intake import Intake
 from lampyris.site.packing import Packer
 from lampyris.site.patience import Patience, Surroundings
+from lampyris.site.report import report_of
 from lampyris.site.store import Entry, Source, Spool, alone, files
 from lampyris.transfer import Manifest, ReturnedSeries
 
@@ -29,6 +31,7 @@ HEARTBEAT = "agent.json"
 _HEARTBEAT_S = 2.0
 _IDLE_POLLS = 30
 _DAY_S = 86400.0
+_REPORT_S = 60.0
 
 
 class Agent:
@@ -47,6 +50,7 @@ class Agent:
         self._upload = Upload(self.spool, self.link, in_flight=config.centre.in_flight)
         self._returns = Returns(self.spool, self.link)
         self._patience = Patience(outside)
+        self._report_s = _REPORT_S
         self._stat, self._stopping = threading.Event(), threading.Event()
         self._log = structlog.get_logger()
 
@@ -106,6 +110,8 @@ class Agent:
             self._patience.pause("idle returns", _IDLE_POLLS * self._config.centre.poll_s)
         for entry in self.spool.having("stored"):
             self._returning(functools.partial(self._returns.acknowledge, entry))
+        if self._patience.over("report") and self._try("report", self._report):
+            self._patience.pause("report", self._report_s)
         return False
 
     def forward(self) -> bool:
@@ -131,6 +137,17 @@ class Agent:
             files.write_json(self._config.folder / HEARTBEAT, told)
         except StorageError as error:
             self._log.error("no heartbeat", reason=str(error))
+
+    def _report(self) -> bool:
+        """Tell the centre of this site. One of an older minor version does not listen, and is told again in a day."""
+        told = report_of(self.spool, self._config.folder)
+        try:
+            self.link.ask("POST", "/status", ok=(204,), kind="application/json", content=json.dumps(told.as_dict()))
+        except Refusal as refused:
+            if refused.problem.status not in (404, 405):
+                raise
+            self._report_s = _DAY_S
+        return True
 
     def _loop(self, work: Callable[[], bool], idle_s: float) -> None:
         while not self._stopping.is_set():

@@ -18,6 +18,7 @@ from lampyris.model.arrays import canonical_json
 from lampyris.raw.container import recognises
 from lampyris.site.config import Config, Purpose, Watch
 from lampyris.site.identity import Vault, study_in, study_of
+from lampyris.site.report import note_calibration
 from lampyris.site.store import Entry, Place, Source, Spool
 from lampyris.transfer import PRIORITIES, Manifest, PlannedImage, Priority, limits, parse_object
 
@@ -90,8 +91,12 @@ class Intake:
 
         `again` sends it once more, as a scan of its own.
         """
-        entry = self._entry(path, order, secrets.token_hex(16) if again else "")
-        return entry.scan, self._spool.accept(entry)
+        scan = raw.read(path)
+        entry = self._entry(path, scan, order, secrets.token_hex(16) if again else "")
+        new = self._spool.accept(entry)
+        if new and order.purpose == "calibration":
+            note_calibration(self._config.folder, scan.acquisition.StationName, self._spool.now())
+        return entry.scan, new
 
     def look(self, watch: Watch) -> list[str]:
         """Accept every scan in the watched folder that is whole, or that begins to arrive: the ids of the new ones."""
@@ -168,10 +173,9 @@ class Intake:
         except OSError as error:
             raise StorageError(f"a scan cannot be read ({error.strerror or type(error).__name__})") from error
 
-    def _entry(self, path: Path, order: Order, salt: str) -> Entry:
+    def _entry(self, path: Path, scan: RawScan, order: Order, salt: str) -> Entry:
         """A whole scan, looked into and decided upon; its counts are not read yet, its bytes are."""
         path = path.absolute()
-        scan = raw.read(path)
         packed = raw.info(path).decision if recognises(path) else None
         study = order.study if order.study != Study() else study_in(path)
         if packed is not None:

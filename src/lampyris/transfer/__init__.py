@@ -13,6 +13,7 @@ from lampyris.transfer.messages import (
     ReturnedFile,
     ReturnedSeries,
     ScanStatus,
+    SiteReport,
     State,
 )
 from lampyris.transfer.signing import (
@@ -42,7 +43,8 @@ from lampyris.transfer.tokens import (
 __all__ = [
     "ASSERTION_TYPE", "PRIORITIES", "STATES", "STUDY", "TERMINAL", "Assertion", "Chunk", "Enrolment",
     "EnrolmentRequest", "Fields", "Manifest", "ManifestError", "Part", "PlannedImage", "Priority", "Problem",
-    "PublicKey", "ReturnedFile", "ReturnedSeries", "ScanStatus", "SignatureError", "SignedManifest", "SiteKey", "State",
+    "PublicKey", "ReturnedFile", "ReturnedSeries", "ScanStatus", "SignatureError", "SignedManifest", "SiteKey",
+    "SiteReport", "State",
     "assertion", "check_assertion", "check_enrolment", "enrolment_request", "key_id", "limits", "manifest_of",
     "new_code", "parse_object", "parse_parts", "plain_code", "public_key", "sign_manifest", "verify_manifest",
 ]  # fmt: skip

@@ -151,6 +151,52 @@ class Enrolment:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteReport:
+    """What an agent tells of itself: its version, the scans that wait in its spool, their bytes, the age of the oldest.
+
+    `calibrations`: seconds since the last calibration scan of each scanner that had one. All ages are of the moment in
+    which it was sent.
+    """
+
+    version: str
+    spool_scans: int
+    spool_bytes: int
+    oldest_s: float
+    calibrations: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SiteReport.__slots__}
+
+    @staticmethod
+    def parse(data: bytes) -> "SiteReport":
+        """As a site sent it; ManifestError when it is not what the protocol says."""
+        fields = Fields(parse_object(data, largest=limits.REPORT_BYTES, what="the site's report"), "the site's report")
+        report = SiteReport(
+            version=fields.text("version", limits.VERSION),
+            spool_scans=fields.number("spool_scans", 0, limits.SPOOL_SCANS),
+            spool_bytes=fields.number("spool_bytes", 0, limits.SPOOL_BYTES),
+            oldest_s=_age(fields, "oldest_s"),
+            calibrations=_calibrations(fields.object("calibrations") if fields.has("calibrations") else {}),
+        )
+        fields.end()
+        return report
+
+
+def _calibrations(values: dict[str, Any]) -> dict[str, float]:
+    if len(values) > limits.CALIBRATIONS or not all(limits.STATION.fullmatch(name) for name in values):
+        raise ManifestError(f"calibrations name at most {limits.CALIBRATIONS} scanners, each {limits.STATION.pattern}")
+    fields = Fields(values, "the calibrations")
+    return {name: _age(fields, name) for name in values}
+
+
+def _age(fields: Fields, name: str) -> float:
+    value = fields.real(name)
+    if not 0.0 <= value <= limits.OLDEST_S:
+        raise ManifestError(f"an age is {value:g} s, expected 0 … {limits.OLDEST_S} s")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A refusal (RFC 9457): HTTP status, stable code, text for people, and whether the same request may be repeated."""
 

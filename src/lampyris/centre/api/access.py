@@ -17,6 +17,7 @@ from lampyris.centre.database import Connection
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import Refusal, refusal, unauthorised
 from lampyris.centre.request import This, address_of
+from lampyris.centre.watching.sites import note_seen
 from lampyris.model import InputError
 from lampyris.transfer import ASSERTION_TYPE, Assertion, PublicKey, check_assertion, check_enrolment, limits
 
@@ -65,6 +66,7 @@ async def enrol(request: Request, centre: This) -> Response:
             async with connection.transaction():
                 enrolment = await access.enrol(connection, found, centre.settings.audience)
                 await _noted(connection, request, enrolment.site, "enrolled", found.key_id)
+                await queue.ring(connection, enrolment.site)  # whoever showed the code sees at once that it was used
         except Refusal as refused:
             said = {"what": "enrolled", "code": refused.problem.code}
             await note(connection, Entry(Kind.CONFIGURE, "site:?", "refused", address_of(request), detail=said))
@@ -131,6 +133,7 @@ async def token(request: Request, centre: This) -> Response:
             who, said = f"site:{assertion.site}", {"code": refused.problem.code}
             await note(connection, Entry(Kind.LOGIN, who, "refused", address_of(request), assertion.site, detail=said))
             raise
+        await note_seen(connection, assertion.site)
         issued = await centre.tokens.issue(connection, assertion.site, assertion.key_id, now)
     body = {
         "access_token": issued,

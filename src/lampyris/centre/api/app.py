@@ -27,7 +27,7 @@ from lampyris.centre.api.guard import Guard
 from lampyris.centre.api.schema import PROBLEMS
 from lampyris.centre.archive import dicomweb
 from lampyris.centre.body import Gate
-from lampyris.centre.console import assets, dose, home, journey, page, study
+from lampyris.centre.console import assets, dose, home, journey, page, sites, study
 from lampyris.centre.console.access import router as entrance
 from lampyris.centre.console.administration import routes as administration
 from lampyris.centre.dimse import routes as network
@@ -56,6 +56,7 @@ _ROUTERS = (
     *dicomweb.ROUTERS,
     *administration.ROUTERS,
     *study.ROUTERS,
+    sites.router,
 )
 
 

@@ -22,6 +22,7 @@ def _optional(schema: Schema) -> Schema:
 DIGEST, SCAN, MOMENT = (_text(each.pattern) for each in (limits.DIGEST, limits.SCAN, limits.MOMENT))
 NAME, WORD, SITE = (_text(each.pattern) for each in (limits.NAME, limits.TOKEN, limits.SITE))
 NUMBER: Schema = {"type": "integer", "minimum": 0}
+_AGE: Schema = {"type": "number", "minimum": 0, "maximum": limits.OLDEST_S}
 CHUNK: Schema = {
     "type": "array",
     "prefixItems": [DIGEST, {"type": "integer", "minimum": 1, "maximum": limits.CHUNK_BYTES}],
@@ -104,6 +105,19 @@ PROBLEM = _object(
 ENROLMENT = _object("site key_id audience", site=SITE, key_id=_text(limits.KEY_ID.pattern), audience=_text())
 TOKEN = _object("access_token token_type expires_in", access_token=_text(), token_type=_text(), expires_in=NUMBER)
 MISSING = _object("missing more", missing={"type": "array", "items": DIGEST}, more={"type": "boolean"})
+REPORT = _object(
+    "version spool_scans spool_bytes oldest_s",
+    version=_text(limits.VERSION.pattern),
+    spool_scans=NUMBER | {"maximum": limits.SPOOL_SCANS},
+    spool_bytes=NUMBER | {"maximum": limits.SPOOL_BYTES},
+    oldest_s=_AGE,
+    calibrations={
+        "type": "object",
+        "maxProperties": limits.CALIBRATIONS,
+        "propertyNames": _text(limits.STATION.pattern),
+        "additionalProperties": _AGE,
+    },
+) | {"additionalProperties": False}
 ABOUT = _object("protocol minor limits", protocol=_text(), minor=NUMBER, limits={"type": "object"})
 JOSE, JSON, BYTES = "application/jose", "application/json", "application/octet-stream"
 FORM, EVENTS, PROBLEMS = "application/x-www-form-urlencoded", "text/event-stream", "application/problem+json"

@@ -14,12 +14,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from lampyris.centre import access, ingest, service
 from lampyris.centre.access import Grant
 from lampyris.centre.api import schema
-from lampyris.centre.api.access import Granted
+from lampyris.centre.api.access import Granted, Site
+from lampyris.centre.body import read_body
 from lampyris.centre.refusals import not_found, refusal
 from lampyris.centre.request import This
 from lampyris.centre.service import Centre
+from lampyris.centre.watching import sites
 from lampyris.centre.watching.bell import Bell
-from lampyris.transfer import limits
+from lampyris.transfer import SiteReport, limits
 
 router = APIRouter(tags=["watching"])
 _PING_S = 15.0
@@ -39,6 +41,19 @@ async def events(request: Request, centre: This, grant: Granted) -> Response:
     stream = _stream(centre, bell, grant, int(text) if text else None)
     first = await anext(stream)  # a refusal must come before the answer begins
     return StreamingResponse(_from(first, stream), media_type=schema.EVENTS, headers={"Cache-Control": "no-store"})
+
+
+@router.post(
+    f"{limits.PREFIX}/status",
+    status_code=204,
+    **schema.described({204: None}, (400, 401, 408, 413, 415, 422), body=(schema.JSON, schema.REPORT)),
+)
+async def report(request: Request, centre: This, site: Site) -> Response:
+    """How the site is: its agent's version, what waits in its spool, how old its calibrations are."""
+    told = SiteReport.parse(await read_body(request, schema.JSON, limits.REPORT_BYTES))
+    async with centre.pool.connection() as connection:
+        await sites.note_report(connection, site, told)
+    return Response(status_code=204)
 
 
 @router.get(limits.PREFIX, **schema.described({200: schema.ABOUT}))

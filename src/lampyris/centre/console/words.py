@@ -79,7 +79,7 @@ class Words:
         return format_unit(int(count), "digital-byte", "short", locale=self.locale)
 
     def duration(self, seconds: float | None) -> str:
-        """A duration in its largest unit, and the next where there are fewer than ten of it. A dash for None."""
+        """A duration in its largest unit, and the next where there are fewer than five of it. A dash for None."""
         if seconds is None:
             return "–"
         left, said = max(int(seconds), 0), list[tuple[str, int]]()
@@ -87,7 +87,7 @@ class Words:
             count, left = divmod(left, size)
             if count or said:
                 said.append((unit, count))
-            if len(said) == 2 or (said and said[0][1] >= 10):
+            if len(said) == 2 or (said and said[0][1] >= 5):
                 break
         shown = [format_unit(count, unit, "short", locale=self.locale) for unit, count in said if count]
         return " ".join(shown) or format_unit(0, "duration-second", "short", locale=self.locale)

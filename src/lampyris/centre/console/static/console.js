@@ -46,7 +46,7 @@
     const copied = event.target.closest("[data-copy]");
     if (copied) {
       navigator.clipboard?.writeText(document.getElementById(copied.dataset.copy).textContent.trim()).then(
-        () => copied.classList.add("copied"),
+        () => { copied.textContent = copied.dataset.copied ?? copied.textContent; },
         () => {},
       );
     }
