@@ -38,6 +38,7 @@ VARIANTS = [
     link(Kind.LOGIN, address=None, site=None, object=None, detail={}),
     link(Kind.CONFIGURE, site=None, object=None, address="host.example"),
     link(Kind.PEOPLE, object="wang"),
+    link(Kind.APPLICATION, site=None, object="lampyris-api", detail={"what": "stop"}),
 ]
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # help is printed without a database's libraries
 
 _FORMATS = ("csv", "lines", "dicom")
 _KINDS = (
-    "login, logout, query, view, export, store, send, delete, share, glass, remake, retry, configure, people, audit"
+    "login, logout, query, view, export, store, send, delete, share, glass, remake, retry, configure, people, audit,"
+    " application"
 )
 _POLL_S = 5.0
 

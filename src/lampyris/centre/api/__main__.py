@@ -4,15 +4,22 @@ A program of its own: server processes import what they serve and no projector.
 """
 
 import argparse
+import asyncio
+import contextlib
+import getpass
 import os
 import sys
 from pathlib import Path
 
+import psycopg
 from granian import Granian
 from granian.constants import Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
+from psycopg.rows import dict_row
 
+from lampyris import __version__
 from lampyris.centre import database
+from lampyris.centre.audit.chain import Entry, Kind, note
 from lampyris.centre.observe import logs
 from lampyris.centre.settings import VARIABLE, Settings
 
@@ -36,7 +43,9 @@ def main() -> int:
 def serve(settings: Settings, chosen: argparse.Namespace) -> None:
     """The server processes, and the one above them that starts them again. Raises MachineError before any begins."""
     # Asked for here, so that a database of our own outlives a server process that dies.
-    database.migrate(database.dsn_of(settings))
+    dsn = database.dsn_of(settings)
+    database.migrate(dsn)
+    asyncio.run(_noted(dsn, "start"))
     Granian(
         "lampyris.centre.api:application",
         factory=True,
@@ -52,6 +61,15 @@ def serve(settings: Settings, chosen: argparse.Namespace) -> None:
         http1_settings=HTTP1Settings(max_buffer_size=_READ_BYTES),
         log_enabled=False,
     ).serve()
+    with contextlib.suppress(psycopg.OperationalError):  # the database may have been told to stop, too
+        asyncio.run(_noted(dsn, "stop"))
+
+
+async def _noted(dsn: str, what: str) -> None:
+    """Write into the audit that the server starts or stops."""
+    who, detail = f"operator@{getpass.getuser()}", {"what": what, "version": __version__}
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        await note(connection, Entry(Kind.APPLICATION, who, object="lampyris-api", detail=detail))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     CONFIGURE = "configure"
     PEOPLE = "people"
     AUDIT = "audit"
+    APPLICATION = "application"
 
 
 OUTCOMES = ("success", "refused", "failed")

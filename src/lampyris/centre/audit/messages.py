@@ -53,6 +53,7 @@ EVENTS: dict[Kind, Event] = {
     Kind.CONFIGURE: Event(_ALERT, "E", Code("110131", "Software Configuration")),
     Kind.PEOPLE: Event(_ALERT, "E", Code("110136", "Security Roles Changed")),
     Kind.AUDIT: Event(Code("110101", "Audit Log Used"), "R"),
+    Kind.APPLICATION: Event(Code("110100", "Application Activity"), "E", Code("110120", "Application Start")),
 }
 _SOURCE, _DESTINATION = Code("110153", "Source Role ID"), Code("110152", "Destination Role ID")
 _MEDIA = Code("110154", "Destination Media")
@@ -61,10 +62,12 @@ _ROLES: dict[Kind, tuple[Code, Code]] = {
     Kind.STORE: (_SOURCE, _DESTINATION),
     Kind.SEND: (_DESTINATION, _SOURCE),
     Kind.EXPORT: (_MEDIA, _SOURCE),
+    Kind.APPLICATION: (Code("110151", "Application Launcher"), Code("110150", "Application")),
 }
 """What whoever asks, and what the centre, is in a movement of data."""
 _SECURITY = Code("110129", "Security Configuration")
 """What a change is that is about a site: its codes, keys, and whether it is let in."""
+_STOP = Code("110121", "Application Stop")
 _OUTCOME = {"success": "0", "refused": "4", "failed": "8"}
 _SERVER = "4"
 """Audit source type: application server process."""
@@ -74,7 +77,7 @@ def message_of(link: Link, source: str) -> str:
     """The message of a link; `source` names the centre that tells of it."""
     entry = link.entry
     event = EVENTS[entry.kind]
-    kind_of_alert = _SECURITY if entry.kind is Kind.CONFIGURE and entry.site is not None else event.type
+    kind_of_event = _type_of(entry)
     root = Element("AuditMessage")
     identified = SubElement(
         root,
@@ -84,8 +87,8 @@ def message_of(link: Link, source: str) -> str:
         EventOutcomeIndicator=_OUTCOME[entry.outcome],
     )
     _coded(identified, "EventID", event.code)
-    if kind_of_alert is not None:
-        _coded(identified, "EventTypeCode", kind_of_alert)
+    if kind_of_event is not None:
+        _coded(identified, "EventTypeCode", kind_of_event)
     if entry.outcome != "success":
         SubElement(identified, "EventOutcomeDescription").text = entry.outcome
     _participants(root, entry, source)
@@ -93,6 +96,15 @@ def message_of(link: Link, source: str) -> str:
     SubElement(told, "AuditSourceTypeCode", {"csd-code": _SERVER})
     _object(root, link)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _type_of(entry: Entry) -> Code | None:
+    """The type of an event, where its id alone does not say it."""
+    if entry.kind is Kind.CONFIGURE and entry.site is not None:
+        return _SECURITY
+    if entry.kind is Kind.APPLICATION and entry.detail.get("what") == "stop":
+        return _STOP
+    return EVENTS[entry.kind].type
 
 
 def _participants(root: Element, entry: Entry, source: str) -> None:
