@@ -1,17 +1,21 @@
 """The index of DICOM objects: what enters it, who finds it there, and when it goes."""
 
 import asyncio
+import json
 
 import pytest
 from centre_dicom import dataset, digest, encoded
+from pydicom.dataset import Dataset
 
 from lampyris.centre.archive import index, queries
 from lampyris.centre.archive.entry import read_entry
 from lampyris.centre.archive.index import Filed
 from lampyris.centre.archive.rebuild import Differences, rebuild
+from lampyris.centre.jobs.reconstruct import keep
+from lampyris.centre.jobs.worker import work
 from lampyris.centre.people.callers import Caller
 from lampyris.centre.people.rules import Action
-from lampyris.centre.store import dicom_prefix
+from lampyris.centre.store import Store, dicom_prefix, series_prefix
 from lampyris.dicom.ids import uid
 from lampyris.model import FormatError
 
@@ -196,3 +200,40 @@ def test_two_who_store_into_one_study_at_once_both_do(sites, inside, rows):
 
     inside(action)
     assert rows("SELECT instance_count, series_count FROM study") == [(8, 2)]
+
+
+def test_what_is_made_of_a_scan_is_in_the_index_until_it_is_deleted(site, inside, rows, settings, operate):
+    recipe = f"Reconstruction from raw counts, recipe routine 3, SHA-256 {'a' * 64}, scan x."
+    equipment = Dataset()
+    equipment.ContributionDescription = recipe
+    image = dataset("own", "image", ContributingEquipmentSequence=[equipment])
+    noise = dataset("own", "noise", ImageType=["DERIVED", "SECONDARY", "AXIAL", "NOISE_SD"])
+    dose = dataset("own", "dose", Modality="SR", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67")
+
+    def make(_work, manifest, folder, watch):
+        watch("reconstruct", 0.5)
+        for name, made in (("ct", image), ("noise", noise), ("dose", dose)):
+            (folder / f"{name}.dcm").write_bytes(encoded(made))
+        (folder / "assessment.json").write_text("{}")
+        return keep(Store(settings), series_prefix(manifest.site, manifest.scan), folder), "pass"
+
+    manifest = site.send([b"raw" * 100])
+    inside(lambda centre: work(centre, ("routine",), make=make, signals=False, wait=False))
+    assert site.state(manifest.scan)["state"] == "done"
+    held = rows(
+        "SELECT role, series.recipe, id, instance_count FROM series JOIN scan ON scan.number = scan ORDER BY role"
+    )
+    assert held == [("dose", None, manifest.scan, 1), ("image", "routine", manifest.scan, 1),
+                    ("noise", None, manifest.scan, 1)]  # fmt: skip
+    rows("DELETE FROM study")
+    code, out, said = operate("centre", "archive", "rebuild", "--json")
+    assert (code, json.loads(out)["added"]) == (0, 3), said
+    assert operate("centre", "forget", "st-anna", manifest.scan)[0] == 0
+    assert rows("SELECT count(*) FROM study") == [(0,)]
+
+
+def test_nothing_of_a_site_that_is_removed_stays(sites, inside, rows, settings, operate):
+    inside(lambda centre: kept(centre, "st-anna", dataset("a", "lung")))
+    assert operate("centre", "remove", "st-anna", "--anyway")[0] == 0
+    assert rows("SELECT count(*) FROM instance") == [(0,)]
+    assert not [one for one in (settings.folder / "objects").rglob("*") if one.is_file()]

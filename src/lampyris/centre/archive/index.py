@@ -247,8 +247,7 @@ def difference(metadata: Json, common: Json) -> Json:
 
 def whole(common: Json, own: Json) -> Json:
     """The metadata of an instance again: the inverse of `difference`."""
-    merged = common | own
-    return {tag: merged[tag] for tag in sorted(merged) if merged[tag] is not None}
+    return {tag: told for tag, told in (common | own).items() if told is not None}
 
 
 async def forget_scan(connection: Connection, scan: int, site: str, name: str) -> None:

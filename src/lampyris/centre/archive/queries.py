@@ -138,19 +138,25 @@ class FoundInstance(FoundFile):
     json: Json
 
 
+_MANY = 50
+_AMONG_MANY = "IN (SELECT unnest(%s::text[]))"
+"""So that the planner does not weigh each of a thousand sites; of few it does, and finds the index by them."""
+
+
 def visible(caller: Caller) -> Visible:
     """What a caller may see: studies of their sites, shared with a tenant of theirs, or opened by breaking the glass.
 
     Conditions are arrays that the database fills once a query, so that an index finds the rows.
     """
     now, sites, tenants = "(until IS NULL OR until > now())", list(caller.sites), list(caller.tenants)
+    among = _AMONG_MANY if len(tenants) > _MANY else "= ANY(%s)"
     complete = Condition(
-        "(site = ANY(%s) OR study.number = ANY(ARRAY("
-        f"SELECT shared.study FROM shared WHERE tenant = ANY(%s) AND shared.series IS NULL AND {now}"
+        f"(site {among} OR study.number = ANY(ARRAY("
+        f"SELECT shared.study FROM shared WHERE tenant {among} AND shared.series IS NULL AND {now}"
         " UNION ALL SELECT glass.study FROM glass WHERE person = %s AND until > now())))",
         (sites, tenants, caller.person),
     )
-    single = f"ARRAY(SELECT shared.{{}} FROM shared WHERE tenant = ANY(%s) AND shared.series IS NOT NULL AND {now})"
+    single = f"ARRAY(SELECT shared.{{}} FROM shared WHERE tenant {among} AND shared.series IS NOT NULL AND {now})"
     return Visible(
         Condition(f"({complete.text} OR study.number = ANY({single.format('study')}))", (*complete.values, tenants)),
         Condition(f"({complete.text} OR series.number = ANY({single.format('series')}))", (*complete.values, tenants)),

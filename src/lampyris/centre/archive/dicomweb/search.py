@@ -180,7 +180,7 @@ def _told(found: FoundStudy | FoundSeries | FoundInstance, query: Query, base: s
         asked = [one.path[0] for one in query.include if one.level == level]
         every = tuple(source) if query.everything and level == query.level else ()
         for tag in (*named, *asked, *every, *_KEYS):
-            if tag in source:
+            if tag in source and "BulkDataURI" not in source[tag]:
                 made[tag] = source[tag]
             elif tag in named and tag not in _WHERE_TOLD:
                 made[tag] = element(tag)
@@ -209,8 +209,7 @@ def _of_series(found: FoundSeries, base: str) -> Json:
 
 def _of_instance(found: FoundInstance, base: str) -> Json:
     place = f"{base}/studies/{found.study_uid}/series/{found.series_uid}/instances/{found.uid}"
-    plain = {tag: told for tag, told in found.json.items() if "BulkDataURI" not in told}
-    return plain | {
+    return found.json | {
         "00081190": element("00081190", place),
         "00083002": element("00083002", found.syntax_uid),
     }
