@@ -6,7 +6,6 @@ import socket
 import subprocess
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from lampyris.centre import Centre, Settings, opened
 from lampyris.centre.dimse import nodes
 from lampyris.centre.dimse.nodes import MAY, Node
+from lampyris.centre.dimse.scp.server import unwarned
 from lampyris.centre.dimse.service import serve
 
 
@@ -34,8 +34,7 @@ def answering(settings: Settings, *, tls: bool = False) -> Iterator[int]:
 
     def thread() -> None:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with unwarned():
                 loop.run_until_complete(run())
         except BaseException as error:
             failed.append(error)

@@ -3,19 +3,26 @@
 import dataclasses
 import datetime
 import ipaddress
+import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
+from centre_dicom import dataset, encoded
 from centre_node import answering, know, tool
+from centre_orthanc import free_port
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pynetdicom import AE
 
 from lampyris.centre.dimse import nodes
+from lampyris.centre.settings import VARIABLE
+from lampyris.dicom.source import unquoted
 
 pytestmark = pytest.mark.judge
 
@@ -236,3 +243,31 @@ def test_an_echo_of_ours_tells_what_is_wrong(settings, invite, inside):
     with answering(settings) as port:
         other = dataclasses.replace(node, aet="OTHER", port=port)
         assert "rejects" in inside(lambda centre: nodes.echo(centre.settings, other)).detail
+
+
+def test_the_process_writes_nothing_of_what_it_is_sent(settings, invite, tmp_path, program):
+    """A name and a value that libraries complain of; the log has the UID of nobody and the name of nobody."""
+    program("storescu")
+    invite("st-anna")
+    know(settings, "CT1")
+    with unquoted():
+        made = dataset("s", "a", PatientName="Secret^Name", PatientBirthDate="SECRETDATE", StudyDate="SECRETDATE")
+        (tmp_path / "one.dcm").write_bytes(encoded(made))
+    port = free_port()
+    command = [sys.executable, "-m", "lampyris.centre.dimse", "--host", "127.0.0.1", "--port", str(port)]
+    log = tmp_path / "log"
+    with log.open("wb") as words:
+        process = subprocess.Popen(command, stderr=words, stdout=words, env=os.environ | {VARIABLE: settings.to_json()})
+    try:
+        deadline = time.monotonic() + 120
+        while b"node ready" not in log.read_bytes():
+            assert process.poll() is None, log.read_text("utf-8")
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        tool("storescu", "-aet", "CT1", "-aec", "LAMPYRIS", "127.0.0.1", port, tmp_path / "one.dcm", check=False)
+        words = ("-k", "QueryRetrieveLevel=STUDY", "-k", "PatientName=SECRET*", "-k", "PatientBirthDate=SECRETDATE")
+        tool("findscu", "-S", "-aet", "CT1", "-aec", "LAMPYRIS", "127.0.0.1", port, *words, check=False)
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    assert "secret" not in log.read_text("utf-8").lower()

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from lampyris.centre.dimse.scp.server import unwarned
 from lampyris.centre.dimse.service import serve
 from lampyris.centre.observe import logs
 from lampyris.centre.service import opened
@@ -22,8 +23,9 @@ async def run(settings: Settings, address: tuple[str, int], *, tls: bool) -> Non
     told = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, told.set)
-    async with opened(settings, connections=_CONNECTIONS) as centre, serve(centre, address, tls=tls):
-        await told.wait()
+    with unwarned():
+        async with opened(settings, connections=_CONNECTIONS) as centre, serve(centre, address, tls=tls):
+            await told.wait()
 
 
 def main() -> int:
