@@ -123,6 +123,14 @@ def test_a_report_that_arrives_in_the_archive_is_told_and_the_index_can_be_made_
     assert rows("SELECT ctdivol, examination FROM dose") == [(7.25, "chest")]
 
 
+def test_a_site_that_is_removed_takes_its_doses_with_it(told, rows, anna):
+    told(report("1.9", acquisition("1.9.7")), report("1.8", acquisition("1.8.7", started="20261120101600")))
+    told(report("1.9", acquisition("1.9.7")), site="other-site")
+    assert rows("SELECT count(*) FROM dose WHERE repeat_of IS NOT NULL") == [(1,)]
+    rows("DELETE FROM site WHERE id = %s", anna)
+    assert rows("SELECT site, event FROM dose") == [("other-site", "1.9.7")]
+
+
 def test_quartiles_are_those_of_the_textbook(do, rows, anna):
     """Against Python's own inclusive method (Hyndman & Fan 7)."""
     values = [(1 + n % 5, 4.0 + 0.37 * (n * 7 % 23), 100.0 + n) for n in range(23)]

@@ -2,7 +2,7 @@
 
 CREATE TABLE dose (
     number      bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    site        text COLLATE "C" NOT NULL REFERENCES site,
+    site        text COLLATE "C" NOT NULL REFERENCES site ON DELETE CASCADE,
     event       text NOT NULL,
     report      text NOT NULL,
     study_uid   text NOT NULL,
@@ -35,3 +35,5 @@ CREATE INDEX dose_grouped ON dose (examination, protocol, site) INCLUDE (at, age
 CREATE INDEX dose_at ON dose (site, at);
 CREATE INDEX dose_patient ON dose (patient, examination, at) WHERE patient IS NOT NULL;
 CREATE INDEX dose_repeat ON dose (at) WHERE repeat_of IS NOT NULL;
+CREATE INDEX dose_scan ON dose (scan) WHERE scan IS NOT NULL;
+CREATE INDEX dose_repeated ON dose (repeat_of) WHERE repeat_of IS NOT NULL;
