@@ -71,6 +71,10 @@ def _serve(arguments: argparse.Namespace, settings: "Settings", processes: "Proc
     for each in _programs(arguments, settings, lambda _name: None):
         processes.add(each)
     terminal.say(f"the centre answers at {address_of(arguments)}, its data are in {arguments.data}; Ctrl-C ends it")
+    terminal.say(
+        "people sign in there; the first of them: lampyris centre person add LOGIN --name NAME --role operator"
+        f" --tenant centre --data {arguments.data} --public-url {settings.audience}"
+    )
     while not times():
         processes.mend()
         time.sleep(_LOOK_S)

@@ -20,6 +20,9 @@ import httpx
 
 from lampyris import __version__, site
 from lampyris.centre import Settings, access, opened
+from lampyris.centre.people import accounts, passwords
+from lampyris.centre.people.rules import Role
+from lampyris.centre.people.tenants import MACHINE, ROOT
 from lampyris.cli.up.journey import Journey
 from lampyris.cli.up.processes import Processes, Program
 from lampyris.cli.up.show import Show
@@ -39,6 +42,8 @@ ORDER = {"purpose": "clinical", "study": {"PatientName": "Phantom^Thorax", "Pati
 """Clinical, so that its counts travel as those of a patient do."""
 RECIPE = "swift"
 """For low dose, if the centre was given no other."""
+PEOPLE = ((Role.RADIOLOGIST, "demo-radiologist", "Demo Radiologist"), (Role.OPERATOR, "demo-operator", "Demo Operator"))
+"""Who may look at the demonstration; they have no password, and come in by a link alone."""
 _FIGURES = {"noise": "noise", "ctdivol": "CTDIvol"}
 """Figures of an assessment that fit into a line, and what they are called there."""
 _COLOURS = {"pass": "green", "look": "yellow", "stop": "red"}
@@ -123,7 +128,7 @@ class Demo:
         show.plain()
         show.facts(
             (
-                ("centre", self._address, "where sites send their scans; also /readyz, /metrics, /openapi.json"),
+                ("centre", self._address, "its console; where sites send their scans; also /readyz, /metrics"),
                 ("site", SITE, f"a phantom at {DOSE:g} of the dose: {often}"),
                 ("series", show.place(self.series), "what comes home: DICOM, and a page to look at"),
                 ("logs", show.place(self.logs), "what each process did, in lines of JSON"),
@@ -182,19 +187,30 @@ class Demo:
         """Let the site in, as an operator does; begin its agent; listen to what the centre tells it."""
         self._show.said("centre", "is ready")
         config = site.load(self._config)
+        code, links = asyncio.run(self._let_in())
         with site.client(config.centre) as http:
-            enrolled = site.enrol(http, config.folder, self._invited(), now=time.time)
+            enrolled = site.enrol(http, config.folder, code, now=time.time)
         self._show.said("site", f"enrolled as {SITE!r} with a key of its own, {enrolled.enrolment.key_id[:8]}…")
+        for role, link in links:
+            self._show.said(
+                "you", f"may look in as {role}: once, within {passwords.DEMO_HOURS} h, on this machine", "bold"
+            )
+            self._show.plain(f"{'':21}{self._address}/sign-in/once/{link}")
         processes.add(self._program("site", ("site", "run", "--config", str(self._config))))
         self._spool = site.Spool(config.folder / "spool", now=time.time)
         threading.Thread(target=self._listen, args=(config, enrolled), daemon=True).start()
 
-    def _invited(self) -> str:
-        async def run() -> str:
-            async with opened(self._settings, connections=2) as centre, centre.pool.connection() as connection:
-                return await access.invite(connection, SITE)
-
-        return asyncio.run(run())
+    async def _let_in(self) -> tuple[str, list[tuple[Role, str]]]:
+        """A code for the site and, if somebody may come to look, a link for each of the demonstration's people."""
+        async with opened(self._settings, connections=2) as centre, centre.pool.connection() as connection:
+            links = []
+            for role, login, name in () if self._plan.once else PEOPLE:
+                cursor = await connection.execute("SELECT number FROM person WHERE login = %s", (login,))
+                row = await cursor.fetchone()
+                new = accounts.Newcomer(login, name, role, ROOT)
+                number = int(row["number"]) if row else await accounts.create(connection, MACHINE, new)
+                links.append((role, await passwords.link(connection, number, "demo")))
+            return await access.invite(connection, SITE), links
 
     def _program(self, name: str, words: tuple[str, ...], *, again: bool = True) -> Program:
         return Program(name, (sys.executable, "-P", "-m", "lampyris.cli", *words), log=self.log_of(name), again=again)
