@@ -23,23 +23,28 @@ PROTOCOL = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json")
 """What sites and machines of the operator ask, with rules of their own (docs/protocol.md)."""
 FILES = ("/static/{digest}/{name:path}", "/viewer/files/{release}/{name:path}")
 """The same files for everybody: open to strangers."""
-OWN, FOREIGN = "st-anna", "other-site"
-STUDY = {OWN: "1.2.826.0.1.3680043.10.1.1", FOREIGN: "1.2.826.0.1.3680043.10.1.2"}
-LOGIN = {OWN: "their-colleague", FOREIGN: "somebody-else"}
-SCAN = {OWN: "0a" * 16, FOREIGN: "0b" * 16}
-
+OWN, FOREIGN, NOWHERE = "st-anna", "other-site", "never-was"
+STUDY = {
+    OWN: "1.2.826.0.1.3680043.10.1.1",
+    FOREIGN: "1.2.826.0.1.3680043.10.1.2",
+    NOWHERE: "1.2.826.0.1.3680043.10.1.3",
+}
+LOGIN = {OWN: "their-colleague", FOREIGN: "somebody-else", NOWHERE: "nobody-at-all"}
+SCAN = {OWN: "0a" * 16, FOREIGN: "0b" * 16, NOWHERE: "0c" * 16}
+_PLACE = {each: each for each in STUDY}
+_SERIES = {each: f"{uid}.1" for each, uid in STUDY.items()}
 THINGS = {
-    "site": {OWN: OWN, FOREIGN: FOREIGN},
-    "tenant": {OWN: OWN, FOREIGN: FOREIGN},
+    "site": _PLACE,
+    "tenant": _PLACE,
     "scan": SCAN,
     "study": STUDY,
     "study_uid": STUDY,
-    "series": {each: f"{uid}.1" for each, uid in STUDY.items()},
-    "series_uid": {each: f"{uid}.1" for each, uid in STUDY.items()},
-    "instance": {each: f"{uid}.1.1" for each, uid in STUDY.items()},
+    "series": _SERIES,
+    "series_uid": _SERIES,
+    "instance": {each: f"{uid}.1" for each, uid in _SERIES.items()},
     "login": LOGIN,
-    "aet": {OWN: "PACS_OWN", FOREIGN: "PACS_FOREIGN"},
-    "step": {OWN: f"{STUDY[OWN]}.9", FOREIGN: f"{STUDY[FOREIGN]}.9"},
+    "aet": {OWN: "PACS_OWN", FOREIGN: "PACS_FOREIGN", NOWHERE: "PACS_NOWHERE"},
+    "step": {OWN: f"{STUDY[OWN]}.9", FOREIGN: f"{STUDY[FOREIGN]}.9", NOWHERE: f"{STUDY[NOWHERE]}.9"},
 }
 """Parameters that name a thing of a tenant, by example."""
 CHOICES = {
@@ -48,6 +53,9 @@ CHOICES = {
     "code": "x" * 43, "digest": "0" * 64,
 }  # fmt: skip
 """Parameters that name nobody's thing: which part of one, or what is one's own anyway."""
+CENTRE_WIDE = ("/administration/audit/verify", "/administration/recipes", "/administration/protocols",
+               "/administration/retention")  # fmt: skip
+"""What belongs to the whole centre: a role at one site may read of it, and is refused (403) where it would change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,20 +155,16 @@ def foreign_marks() -> list[str]:
 
 
 class Person:
-    """Somebody with a role at a site, who signs in anew for each request: some of these end sessions."""
+    """Somebody with a role at a site who is signed in; no request that the matrix makes of them ends their session."""
 
-    def __init__(self, settings, client: httpx.Client, rows, role: Role | None) -> None:
-        self.login = f"as-{role}".lower().replace("_", "-")
-        self._client, self._rows = client, rows
-        session = sign_in(settings, self.login, [] if role is None else [(role, OWN)])
-        (self._number,) = rows("SELECT number FROM person WHERE login = %s", self.login)[0]
-        self._kept = rows("SELECT digest, csrf, address, expires FROM session WHERE person = %s", self._number)[0]
-        self.cookie, self.csrf = {"Cookie": f"{cookie_of(AUDIENCE)}={session.cookie}"}, {CSRF_HEADER: session.csrf}
+    def __init__(self, settings, client: httpx.Client, role: Role | None) -> None:
+        session = sign_in(settings, f"as-{role}".lower().replace("_", "-"), [] if role is None else [(role, OWN)])
+        self._client = client
+        self._cookie = {"Cookie": f"{cookie_of(AUDIENCE)}={session.cookie}"}
+        self._csrf = {CSRF_HEADER: session.csrf}
 
     def ask(self, found: Found, tenant: str, *, csrf: bool = True) -> httpx.Response:
-        self._rows("INSERT INTO session (person, digest, csrf, address, expires) VALUES (%s, %s, %s, %s, %s)"
-                   " ON CONFLICT DO NOTHING", self._number, *self._kept)  # fmt: skip
-        return asked(self._client, found, tenant, self.cookie | (self.csrf if csrf else {}))
+        return asked(self._client, found, tenant, self._cookie | (self._csrf if csrf else {}))
 
 
 def asked(client: httpx.Client, found: Found, tenant: str, headers: dict[str, str]) -> httpx.Response:
@@ -178,7 +182,7 @@ def code_of(answer: httpx.Response) -> str:
 
 
 def test_strangers_tokens_and_forgers_end_at_the_door_of_every_route(app, client, settings, rows, things):
-    nobody = Person(settings, client, rows, None)
+    nobody = Person(settings, client, None)
     for found in of_people(app):
         (action,) = set(found.actions)
         if action is Action.OPEN:
@@ -188,7 +192,7 @@ def test_strangers_tokens_and_forgers_end_at_the_door_of_every_route(app, client
                         {"Authorization": "Basic eDp5"}):  # fmt: skip
             answer = asked(client, found, OWN, headers)
             assert (answer.status_code, code_of(answer)) == (401, "SIGN_IN"), (where, headers)
-        if found.method not in ("GET", "HEAD"):
+        if found.method not in ("GET", "OPTIONS"):
             forged = nobody.ask(found, OWN, csrf=False)
             assert (forged.status_code, code_of(forged)) == (403, "CSRF"), where
         if action is not Action.SELF:
@@ -196,26 +200,41 @@ def test_strangers_tokens_and_forgers_end_at_the_door_of_every_route(app, client
             assert (refused.status_code, code_of(refused)) == (403, "ROLE"), where
 
 
+def as_if_it_were_not(person: Person, found: Found) -> str:
+    """Empty, or how another tenant's thing is told from one that never was."""
+    foreign, nowhere = person.ask(found, FOREIGN), person.ask(found, NOWHERE)
+    said = [answer.text for answer in (foreign, nowhere)]
+    for example in THINGS.values():
+        said = [text.replace(example[which], "X") for text, which in zip(said, (FOREIGN, NOWHERE), strict=True)]
+    if foreign.status_code != nowhere.status_code or said[0] != said[1]:
+        return f"another's thing is answered {foreign.status_code}, what never was {nowhere.status_code}"
+    if foreign.status_code < 400 or (found.method == "GET" and foreign.status_code != 404):
+        return f"another's thing is answered {foreign.status_code}"
+    return ""
+
+
+def amiss(person: Person, role: Role, found: Found) -> str:
+    """Empty, or what a role gets that it should not, or does not get that it should."""
+    (action,) = set(found.actions)
+    own = person.ask(found, OWN)
+    refused = (own.status_code, code_of(own)) == (403, "ROLE")
+    if action not in MAY[role]:
+        return "" if refused else f"the role does not allow it, and is answered {own.status_code}"
+    if own.status_code in (401, 403) and not (refused and found.path.startswith(CENTRE_WIDE)):
+        return f"refused: {own.status_code} {code_of(own)}"
+    if own.status_code >= 500 and not found.path.startswith("/viewer"):  # which may not be installed
+        return f"fails: {own.status_code}"
+    if own.is_stream_consumed and any(mark in own.text for mark in foreign_marks()):
+        return "shows what is another's"
+    return as_if_it_were_not(person, found) if found.of_things else ""
+
+
 @pytest.mark.parametrize("role", list(Role))
 def test_a_role_does_what_is_its_own_at_its_own_tenant_and_sees_nothing_of_another(
     role, app, client, settings, rows, things
 ):
-    person = Person(settings, client, rows, role)
-    for found in of_people(app):
-        (action,) = set(found.actions)
-        where = (found.method, found.path, role)
-        if action in (Action.OPEN, Action.SELF):
-            continue
-        if action not in MAY[role]:
-            refused = person.ask(found, OWN)
-            assert (refused.status_code, code_of(refused)) == (403, "ROLE"), where
-            continue
-        if found.of_things:
-            foreign = person.ask(found, FOREIGN)
-            assert foreign.status_code == 404, (where, "a thing of another tenant is as if it were not")
-        own = person.ask(found, OWN)
-        assert own.status_code not in (401, 403), (where, code_of(own))
-        assert own.status_code < 500 or (own.status_code, found.path[:7]) == (503, "/viewer"), "not installed here"
-        shown = own.text if own.is_stream_consumed else ""
-        assert not [mark for mark in foreign_marks() if mark in shown], (where, "shows what is another's")
+    person = Person(settings, client, role)
+    asked_for = [each for each in of_people(app) if not {Action.OPEN, Action.SELF} & set(each.actions)]
+    wrong = {f"{found.method} {found.path}": what for found in asked_for if (what := amiss(person, role, found))}
+    assert wrong == {}
     assert rows("SELECT count(*) FROM scan") == rows("SELECT count(*) FROM site") == [(2,)]
