@@ -55,7 +55,7 @@ CHOICES = {
 """Parameters that name nobody's thing: which part of one, or what is one's own anyway."""
 CENTRE_WIDE = ("/administration/audit/verify", "/administration/recipes", "/administration/protocols",
                "/administration/retention")  # fmt: skip
-"""What belongs to the whole centre: a role at one site may read of it, and is refused (403) where it would change it."""
+"""What belongs to the whole centre: a role at one site may read of it, and is refused (403) where it would change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def as_if_it_were_not(person: Person, found: Found) -> str:
         said = [text.replace(example[which], "X") for text, which in zip(said, (FOREIGN, NOWHERE), strict=True)]
     if foreign.status_code != nowhere.status_code or said[0] != said[1]:
         return f"another's thing is answered {foreign.status_code}, what never was {nowhere.status_code}"
-    if foreign.status_code < 400 or (found.method == "GET" and foreign.status_code != 404):
+    if foreign.status_code < 400 and foreign.status_code != 204:  # 204: a search that finds nothing (PS3.18, 10.6)
         return f"another's thing is answered {foreign.status_code}"
     return ""
 
