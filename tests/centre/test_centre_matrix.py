@@ -43,6 +43,7 @@ THINGS = {
     "series_uid": _SERIES,
     "instance": {each: f"{uid}.1" for each, uid in _SERIES.items()},
     "login": LOGIN,
+    "key": {OWN: "o" * 43, FOREIGN: "f" * 43, NOWHERE: "n" * 43},
     "aet": {OWN: "PACS_OWN", FOREIGN: "PACS_FOREIGN", NOWHERE: "PACS_NOWHERE"},
     "step": {OWN: f"{STUDY[OWN]}.9", FOREIGN: f"{STUDY[FOREIGN]}.9", NOWHERE: f"{STUDY[NOWHERE]}.9"},
 }
@@ -56,6 +57,10 @@ CHOICES = {
 CENTRE_WIDE = ("/administration/audit/verify", "/administration/recipes", "/administration/protocols",
                "/administration/retention")  # fmt: skip
 """What belongs to the whole centre: a role at one site may read of it, and is refused (403) where it would change."""
+
+
+REFERS = "/studies/{study}"
+"""The page on which whoever may share a study chooses with whom: it names tenants, and nothing else of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ def things(invite, rows) -> None:
         rows("INSERT INTO person (login, name) VALUES (%s, %s)", LOGIN[tenant], LOGIN[tenant])
         rows("INSERT INTO granted (person, role, tenant) SELECT number, 'technologist', %s FROM person"
              " WHERE login = %s", tenant, LOGIN[tenant])  # fmt: skip
+        rows("INSERT INTO site_key (id, site, key) VALUES (%s, %s, '{}')", THINGS["key"][tenant], tenant)
         rows("INSERT INTO study (site, uid, json) VALUES (%s, %s, '{}')", tenant, STUDY[tenant])
         rows("INSERT INTO series (study, uid, json) VALUES (%s, %s, '{}')", number, THINGS["series"][tenant])
         rows("INSERT INTO scan (site, id, state, priority, skeleton, signed, reason_code, finished)"
@@ -224,7 +230,8 @@ def amiss(person: Person, role: Role, found: Found) -> str:
         return f"refused: {own.status_code} {code_of(own)}"
     if own.status_code >= 500 and not found.path.startswith("/viewer"):  # which may not be installed
         return f"fails: {own.status_code}"
-    if own.is_stream_consumed and any(mark in own.text for mark in foreign_marks()):
+    marks = [mark for mark in foreign_marks() if mark != FOREIGN or found.path != REFERS]
+    if own.is_stream_consumed and any(mark in own.text for mark in marks):
         return "shows what is another's"
     return as_if_it_were_not(person, found) if found.of_things else ""
 
