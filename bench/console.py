@@ -9,6 +9,7 @@ the last byte of the answer. The target is 300 ms (p95).
 """
 
 import argparse
+import logging
 import os
 import platform
 import subprocess
@@ -22,6 +23,7 @@ from statistics import quantiles
 
 import httpx
 import psycopg
+import structlog
 
 from lampyris.centre import Settings
 from lampyris.centre.database import dsn_of, migrate, stop
@@ -74,6 +76,14 @@ SCANS = """
     INSERT INTO chunk (scan, digest, bytes) SELECT number, md5(n::text), 8388608 FROM scan, generate_series(1, 40) n
         WHERE state = 'open';
 """
+STUDIES = """
+    INSERT INTO study (site, uid, patient_id, study_date, modalities, series_count, instance_count, json)
+        SELECT site, '2.25.' || number, 'p' || number %% 5000, to_char(opened, 'YYYYMMDD'), '{CT}', 1, 1, '{}' FROM scan
+        WHERE state = 'done';
+    INSERT INTO series (study, scan, uid, modality, recipe, instance_count, json)
+        SELECT study.number, scan.number, study.uid || '.1', 'CT', coalesce(scan.recipe, 'routine'), 1, '{}'
+        FROM study JOIN scan ON study.uid = '2.25.' || scan.number;
+"""
 PEOPLE = """
     INSERT INTO person (login, name) VALUES ('all', '李 Operator'), ('one', '王 Technologist');
     INSERT INTO granted (person, role, tenant)
@@ -104,6 +114,9 @@ PAGES = (
     Page("Journey, beginning of an id", "/journey?text=00ab"),
     Page("Journey, page 1000", "/journey?before=50000"),
     Page("Journey, nothing found", "/journey?recipe=model&state=refused&text=ffffffff"),
+    Page("Sites", "/sites"),
+    Page("Sites, one site's people", "/sites", "one"),
+    Page("A site", "/sites/hospital-7"),
 )
 
 
@@ -112,7 +125,7 @@ def fill(dsn: str, *, scans: int, sites: int) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET synchronous_commit = off")
         cursor = psycopg.ClientCursor(connection)
-        for text in (SITES, SCANS, PEOPLE):
+        for text in (SITES, SCANS, STUDIES, PEOPLE):
             cursor.execute(text.encode(), {"scans": scans, "sites": sites})
         for who, cookie in _COOKIES.items():
             connection.execute(
@@ -168,6 +181,7 @@ def main() -> None:
     arguments.add_argument("--tries", type=int, default=40)
     arguments.add_argument("--write", type=Path, metavar="FILE", help="keep the table there as markdown")
     chosen = arguments.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="lampyris-bench-") as folder:
         settings = Settings(Path(folder))
         migrate(dsn_of(settings))
