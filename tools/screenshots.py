@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -41,8 +42,8 @@ T = TypeVar("T")
 OUT = ROOT / "docs" / "screenshots"
 WIDE, PHONE = (1280, 800), (390, 844)
 COLOURS = 128
-CHINESE = {"/journey", "/studies/{study_uid}", "/dose", "/sign-in"}
-SMALL = {"/journey", "/studies/{study_uid}", "/sites", "/dose"}
+CHINESE = {"/journey", "/studies/{study}", "/dose", "/sign-in"}
+SMALL = {"/journey", "/studies/{study}", "/sites", "/dose"}
 MORE_SITES = ("county-hospital-ct1", "mobile-unit-3")
 PEOPLE = (
     ("li.na", "李娜", Role.RADIOLOGIST), ("wang.wei", "王伟", Role.TECHNOLOGIST),
@@ -54,9 +55,10 @@ PEOPLE = (
 def main() -> None:
     arguments = argparse.ArgumentParser(prog="screenshots", description=__doc__)
     arguments.add_argument("--scans", type=int, default=3, help="how many scans are done before (default 3)")
+    arguments.add_argument("--data", type=Path, metavar="DIR", help="a demo's data that is there (default: a new one)")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="lampyris-", ignore_cleanup_errors=True) as folder:
-        data, port = Path(folder) / "data", free_port()
+        data, port = chosen.data or Path(folder) / "data", free_port()
         url = f"http://127.0.0.1:{port}"
         subprocess.run(["bash", ROOT / "tools" / "install-viewer.sh", _lampyris(), data], check=True)
         with demo(data, port):
@@ -65,7 +67,8 @@ def main() -> None:
             with sync_playwright() as playwright:
                 flags = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-                taken = sum(_shots(browser, url, Settings(data), path, study) for path in PAGES)
+                shown = _asked(Settings(data), _shown(study))
+                taken = sum(_shots(browser, url, Settings(data), path, shown) for path in PAGES)
                 browser.close()
     print(f"{taken} pictures, {sum(one.stat().st_size for one in OUT.glob('*.png')) / 1e6:.2f} MB, in {OUT}")
 
@@ -89,13 +92,16 @@ def populated(settings: Settings, scans: int) -> str:
 
     async def people(connection: Any) -> None:
         for name in MORE_SITES:
-            await access.invite(connection, name)
+            await access.invite(connection, name)  # another code, where it is invited already
         for login, name, role in PEOPLE:
-            cursor = await connection.execute(
-                "INSERT INTO person (login, name) VALUES (%s, %s) RETURNING number", (login, name)
+            await connection.execute(
+                "INSERT INTO person (login, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", (login, name)
             )
-            person = (await cursor.fetchone())["number"]
-            await connection.execute("INSERT INTO granted VALUES (%s, %s, 'centre')", (person, role))
+            await connection.execute(
+                "INSERT INTO granted (person, role, tenant) SELECT number, %s, 'centre' FROM person WHERE login = %s"
+                " ON CONFLICT DO NOTHING",
+                (role, login),
+            )
 
     async def done(connection: Any) -> str | None:
         cursor = await connection.execute(
@@ -111,7 +117,20 @@ def populated(settings: Settings, scans: int) -> str:
     return uid
 
 
-def _shots(browser: Browser, url: str, settings: Settings, path: str, study: str) -> int:
+def _shown(study: str) -> Callable[[Any], Any]:
+    async def found(connection: Any) -> dict[str, str]:
+        cursor = await connection.execute(
+            "SELECT scan.site, scan.id AS scan, (SELECT digest FROM recipe WHERE name = 'swift' LIMIT 1) AS digest"
+            " FROM scan JOIN series ON series.scan = scan.number JOIN study ON study.number = series.study"
+            " WHERE study.uid = %s LIMIT 1",
+            (study,),
+        )
+        return {**(await cursor.fetchone()), "study": study, "login": PEOPLE[0][0], "tenant": "demo"}
+
+    return found
+
+
+def _shots(browser: Browser, url: str, settings: Settings, path: str, shown: dict[str, str]) -> int:
     """Pictures of one page, of somebody who may see it; how many."""
     kinds = [("en", WIDE)] + [("zh", WIDE)] * (path in CHINESE) + [("en", PHONE)] * (path in SMALL)
     for language, size in kinds:
@@ -123,9 +142,9 @@ def _shots(browser: Browser, url: str, settings: Settings, path: str, study: str
             cookie = _asked(settings, _signed_in(_reader(path), language))
             context.add_cookies([{"name": sessions.COOKIE, "value": cookie, "url": url}])
         page = context.new_page()
-        page.goto(PAGES[path].format(study=study), wait_until="load")
+        page.goto(PAGES[path].format(**shown), wait_until="load")
         _settle(page, path)
-        name = path.strip("/").split("/{")[0].replace("/", "-") or "first"
+        name = re.sub(r"[/{}_]+", "-", path).strip("-")
         _keep(page, OUT / f"{name}-{language}-{size[0]}.png")
         context.close()
     return len(kinds)
