@@ -13,6 +13,8 @@ pytestmark = pytest.mark.judge
 PAGES = {
     "/journey": "/journey",
     "/journey/{site}/{scan}": "/journey/{site}/{scan}",
+    "/studies": "/studies",
+    "/studies/{study}": "/studies/{study}",
     "/dose": "/dose",
     "/administration/people": "/administration/people",
     "/administration/people/new": "/administration/people/new",
@@ -49,6 +51,7 @@ NOT_WALKED = {
     "/sign-in/provider": "leads to another origin, where one is set up",
     "/sign-in/provider/back": "where that one leads back to",
     "/journey/events": "a stream; watched in test_browser_stories",
+    "/studies/{study}/events": "a stream",
     "/nodes": "for programs: JSON",
     "/orders": "for programs: JSON",
     "/studies/{study_uid}/sendings": "for programs: JSON",

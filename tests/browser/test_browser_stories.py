@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 from browser_centre import RECIPE, SITE, aside, packed
-from browser_watch import PATIENCE_MS
+from browser_watch import PATIENCE_MS, picture
 from playwright.sync_api import expect
 from psycopg.rows import dict_row
 
@@ -82,6 +82,24 @@ def test_a_scan_is_watched_from_its_first_byte_to_its_series(visit, place, study
     assert page.evaluate("() => window.isTheSame")
     row.locator("a").first.click()
     page.wait_for_url(f"**/journey/{SITE}/{manifest.scan}")
+
+
+def test_a_study_is_compared_and_opened_in_the_viewer(visit, study):
+    """The slider uncovers the routine image; the button opens the viewer with this very study."""
+    page = visit(("radiologist", "centre")).open(f"/studies/{study}")
+    slider = page.locator("#compare input[type=range]").first
+    slider.scroll_into_view_if_needed()
+    stage = page.locator("#compare .stage")
+    seen = []
+    for end in ("Home", "End"):
+        slider.focus()
+        slider.press(end)
+        page.wait_for_function("() => [...document.querySelectorAll('#compare img')].every(one => one.complete)")
+        seen.append(picture(stage))
+    assert abs(seen[0] - seen[1]).mean() > 1.0, "one end shows one image, the other end the other"
+    page.get_by_role("link", name="Open in the viewer").click()
+    page.wait_for_selector("canvas.cornerstone-canvas", state="attached")
+    assert page.url.endswith(f"/viewer/read?StudyInstanceUIDs={study}")
 
 
 def test_a_scan_that_fails_says_why(visit, place):

@@ -106,7 +106,7 @@ def test_the_page_of_a_study_tells_all_that_is_known_of_it(reader, rows):
     for text in (
         "7f1c22", "A person must look before this image is used", "expected at most 40", "Key images", "14.8", "1.64",
         "Make the comparison with routine", "Filtered backprojection", "abcd", "logarithm", "Low-contrast tasks",
-        f"/viewer/viewer?StudyInstanceUIDs={STUDY}", "not verified", "Another recipe", "Shared with", "10%",
+        f"/viewer/read?StudyInstanceUIDs={STUDY}", "not verified", "Another recipe", "Shared with", "10%",
         "Send to PACS",
     ):  # fmt: skip
         assert text in shown.text, text
