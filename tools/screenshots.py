@@ -155,6 +155,10 @@ def _settle(page: Page, path: str) -> None:
     if path.startswith("/viewer"):
         page.wait_for_function("() => document.querySelectorAll('canvas.cornerstone-canvas').length === 3")
         page.wait_for_timeout(5000)
+    page.wait_for_function(
+        "() => [...document.images].filter(one => one.getBoundingClientRect().top < innerHeight)"
+        ".every(one => one.complete && one.naturalWidth)"
+    )
     page.wait_for_timeout(1000)
 
 

@@ -65,7 +65,9 @@ FILES = (".csv", ".svg", ".png", ".zip")
 """Endings of what is saved or drawn on a page."""
 ENGLISH = re.compile(r"[A-Za-z]{3,}(?:[ -]+[A-Za-z]{2,})+")
 """Two words of English; names, units and codes are single ones."""
-TERMS = re.compile("|".join(["Study Instance UID", "ACR DIR", *sorted(recipes.names(), key=len, reverse=True)]))
+TERMS = re.compile(
+    "|".join(["Study Instance UID", "ACR DIR", "st-anna-ct2", *sorted(recipes.names(), key=len, reverse=True)])
+)
 """Names of the standard, of registries and of recipes, which are the same in every language."""
 THEIRS = frozenset({"/viewer/read"})
 """What others have made: their words and contrasts are theirs. What it draws is looked at in test_browser_viewer."""
