@@ -20,7 +20,16 @@ from lampyris.model import (
 )
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder
-from lampyris.recon import deviation, deviation_of_replicates, is_linear, kernel, noise_known, perturbed, reconstruct
+from lampyris.recon import (
+    deviation,
+    deviation_of_replicates,
+    is_linear,
+    kernel,
+    noise,
+    noise_known,
+    perturbed,
+    reconstruct,
+)
 from lampyris.recon.noise import CLIPPED_SQUARE, NORMAL_MEDIAN_SQUARE, SHAKE, pooled, shaken
 
 WATER = 0.0193
@@ -59,8 +68,8 @@ def clean(geometry):
 
 
 def noisy(scan, rng):
-    noise = rng.standard_normal(scan.integrals.shape, np.float32) / np.sqrt(scan.weights)
-    return replace(scan, integrals=scan.integrals + noise)
+    added = rng.standard_normal(scan.integrals.shape, np.float32) / np.sqrt(scan.weights)
+    return replace(scan, integrals=scan.integrals + added)
 
 
 def inside(grid, margin=6.0):
@@ -173,6 +182,45 @@ def test_a_shaken_scan_differs_by_a_share_of_its_noise(views, lopsided_gantry, r
     np.testing.assert_allclose(bare.integrals, np.broadcast_to(smooth, geometry.shape), atol=2e-6)
     signs = np.sign(moved[5:-5, 2, 7] * (integrals - smooth)[5:-5, 2, 7])
     assert 0.2 < np.mean(signs > 0) < 0.8
+
+
+@pytest.mark.parametrize("cycle_mm", [0.0, 0.5])
+def test_views_of_a_shaken_scan_are_the_same_however_they_are_asked_for(cycle_mm, lopsided_gantry, rng, monkeypatch):
+    """One focal spot and two, spans that cut through batches of views, single views, steps, and the whole."""
+    spots = FocalSpotShift.alternating(301, (0.0, 0.0), (-cycle_mm, cycle_mm), (0.0, 0.0))
+    geometry = Geometry.helical(lopsided_gantry, views=301, views_per_turn=41, table_feed_mm=-6.3, shift=spots)
+    integrals = rng.standard_normal(geometry.shape, np.float32)
+    scan = Projections(integrals, np.ones_like(integrals), geometry, water_per_mm=WATER)
+    whole = shaken(scan).integrals
+    assert isinstance(whole, np.ndarray)
+    monkeypatch.setattr(noise, "HELD_BYTES", 0)
+    made = shaken(scan).integrals
+    assert not isinstance(made, np.ndarray)
+    assert (made.shape, made.dtype, len(made)) == (whole.shape, whole.dtype, len(whole))
+    for views in (
+        slice(None),
+        slice(61, 203),
+        slice(130, 131),
+        slice(7, 200, 3),
+        slice(40, 40),
+        np.array([0, 64, 300]),
+    ):
+        np.testing.assert_array_equal(made[views], whole[views])
+    np.testing.assert_array_equal(np.asarray(made), whole)
+
+
+@pytest.mark.parametrize("name", ["fan, odd number of views", "cone beam", "helix"])
+def test_the_noise_is_the_same_whether_the_shaken_scan_is_held_or_made_view_by_view(name, rng, monkeypatch):
+    geometry, thickness = SCANS[name]
+    scan = noisy(clean(geometry), rng)
+    like = reconstruct(scan, AUTO, "body", request(thickness)).grid
+
+    def told():
+        return deviation(scan, AUTO, "body", request(thickness), like, reconstruct=reconstruct)
+
+    held = told()
+    monkeypatch.setattr(noise, "HELD_BYTES", 0)
+    np.testing.assert_array_equal(told(), held)
 
 
 def test_too_few_views_are_refused():

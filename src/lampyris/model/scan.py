@@ -353,9 +353,10 @@ class Projections:
 
     def __post_init__(self) -> None:
         for name in ("integrals", "weights"):
-            array = np.asarray(getattr(self, name))
-            if array.shape != self.geometry.shape or array.dtype != np.float32:
-                raise InputError(f"{name} are {array.dtype} {array.shape}, expected float32 {self.geometry.shape}")
+            array = getattr(self, name)  # looked at, not taken: integrals may be made when they are asked for
+            shape, kind = getattr(array, "shape", None), getattr(array, "dtype", None)
+            if shape != self.geometry.shape or kind != np.float32:
+                raise InputError(f"{name} are {kind} {shape}, expected float32 {self.geometry.shape}")
         if self.quanta is not None and self.quanta.shape != self.geometry.shape:
             raise InputError(f"quanta are {self.quanta.shape}, the geometry says {self.geometry.shape}: other views?")
         _check_water(self.water_per_mm)

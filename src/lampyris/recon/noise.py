@@ -11,9 +11,10 @@ the image of p for any method that is linear: the wild bootstrap (Wu 1986, Ann. 
 model of the noise is needed and no view is left out (docs/decisions/0081 tells what half scans lose).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numba as nb
 import numpy as np
@@ -61,6 +62,8 @@ LINEAR_SETTINGS = {"flat_share"}
 NEIGHBOURS = 9
 """Columns over which the mean count is taken, of which added noise depends."""
 BATCH_VIEWS, COLUMNS = 64, 16
+HELD_BYTES = 2**30
+"""Integrals of a scan with noise added that are held as a whole."""
 FOURTH_DIFFERENCE = (1, -4, 6, -4, 1)
 
 
@@ -131,32 +134,65 @@ def deviation(
 def shaken(projections: Projections) -> Projections:
     """The scan with a fifth of its own noise, as views differ from their neighbours, added with random signs.
 
-    The signs are those of a fixed generator: a scan is always shaken alike.
+    The signs are those of a fixed generator: a scan is always shaken alike. A long scan is not held a second time: its
+    integrals are made when views of them are asked for.
     """
-    geometry, integrals = projections.geometry, projections.integrals
+    geometry = projections.geometry
     cycle = _cycle(geometry)
     if geometry.views < FEWEST_VIEWS * cycle:
         raise InputError(
             f"{geometry.views} views of {cycle} focal spots: noise needs at least {FEWEST_VIEWS} views to each spot"
         )
-    sign = np.where(np.random.default_rng(SIGNS).random(geometry.views) < 0.5, -1.0, 1.0).astype(np.float32)
-    sign *= np.float32(SHAKE / np.sqrt(70.0))
-    result = np.empty(geometry.shape, np.float32)
-    for spot in range(cycle):
-        mine = np.arange(spot, geometry.views, cycle)
-        middle = np.clip(np.arange(len(mine)), 2, len(mine) - 3)
-        for first in range(0, len(mine), BATCH_VIEWS):
-            batch = slice(first, first + BATCH_VIEWS)
-            beside = mine[middle[batch, None] + np.arange(-2, 3)]
-            _shake(integrals, mine[batch], beside, _bounds(integrals, beside), sign, result)
+    made = _Shaken(projections.integrals, cycle)
+    held = 4 * math.prod(geometry.shape) <= HELD_BYTES
     return Projections(
-        result,
-        np.broadcast_to(np.float32(1), result.shape),
+        made[:] if held else cast(Float32, made),
+        np.broadcast_to(np.float32(1), geometry.shape),
         geometry,
         projections.water_per_mm,
         projections.spectrum,
         projections.acquisition,
     )
+
+
+class _Shaken:
+    """Integrals (views, rows, columns) with signed noise added; sliced or indexed by views it gives them as an array.
+
+    Where a view's noise is cut off is told by the batch of views it is in, whichever of them are asked for.
+    """
+
+    dtype, ndim = np.dtype(np.float32), 3
+
+    def __init__(self, integrals: Float32, cycle: int) -> None:
+        self.shape = integrals.shape
+        self._integrals, self._cycle = integrals, cycle
+        sign = np.where(np.random.default_rng(SIGNS).random(len(integrals)) < 0.5, -1.0, 1.0).astype(np.float32)
+        self._sign = sign * np.float32(SHAKE / np.sqrt(70.0))
+
+    def __len__(self) -> int:
+        return len(self._integrals)
+
+    def __getitem__(self, views: slice | NDArray[np.int64]) -> Float32:
+        if isinstance(views, slice):
+            first, last, step = views.indices(len(self))
+            return self._span(first, max(first, last))[::step]
+        return np.concatenate([self._span(view, view + 1) for view in views.tolist()])
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> Float32:
+        return self[:]
+
+    def _span(self, first: int, last: int) -> Float32:
+        result = np.empty((last - first, *self.shape[1:]), np.float32)
+        for spot in range(self._cycle):
+            mine = np.arange(spot, len(self), self._cycle)
+            middle = np.clip(np.arange(len(mine)), 2, len(mine) - 3)
+            start, stop = np.searchsorted(mine, (first, last)).tolist()
+            for low in range(start // BATCH_VIEWS * BATCH_VIEWS, stop, BATCH_VIEWS):
+                beside = mine[middle[low : low + BATCH_VIEWS, None] + np.arange(-2, 3)]
+                asked = slice(max(start - low, 0), stop - low)
+                bounds, views = _bounds(self._integrals, beside), mine[low : low + BATCH_VIEWS][asked]
+                _shake(self._integrals, views, beside[asked], bounds, self._sign, first, result)
+        return result
 
 
 def shaken_views(views: int, geometry: Geometry) -> int:
@@ -206,8 +242,8 @@ def _bounds(integrals: Float32, beside: NDArray[np.int64]) -> Float32:
 
 
 @nb.njit(parallel=True, cache=True)
-def _shake(integrals, views, beside, bound, sign, result):  # type: ignore[no-untyped-def]
-    """result[view] = integrals[view] + sign[view] · its fourth difference, held within ± bound of each column."""
+def _shake(integrals, views, beside, bound, sign, first, result):  # type: ignore[no-untyped-def]
+    """result[view − first] = integrals[view] + sign[view] · its fourth difference, held within ± its column's bound."""
     _, rows, columns = integrals.shape
     for i in nb.prange(len(views)):
         view = views[i]
@@ -218,7 +254,7 @@ def _shake(integrals, views, beside, bound, sign, result):  # type: ignore[no-un
                 inner = integrals[b, r, k] + integrals[d, r, k]
                 difference = np.float32(6) * integrals[c, r, k] - np.float32(4) * inner + outer
                 held = min(max(difference, -bound[k]), bound[k])
-                result[view, r, k] = integrals[view, r, k] + sign[view] * held
+                result[view - first, r, k] = integrals[view, r, k] + sign[view] * held
 
 
 def perturbed(projections: Projections, rng: np.random.Generator, *, share: float) -> Projections:

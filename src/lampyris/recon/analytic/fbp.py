@@ -74,10 +74,10 @@ def _rows_to_slices(projections: Projections, heights: Float64, plan: SlicePlan)
         v=np.broadcast_to(upward, geometry.v.shape),
         rows=plan.slices,
     )
-    ordered = mix if geometry.v[0, 1] > 0 else mix[::-1]
+    ordered, integrals = mix if geometry.v[0, 1] > 0 else mix[::-1], np.asarray(projections.integrals)
     if len(heights) == plan.slices and np.array_equal(ordered, np.eye(plan.slices)):
-        return projections.integrals, stack
-    return np.ascontiguousarray(np.einsum("sr,vrc->vsc", ordered, projections.integrals, optimize=True)), stack
+        return integrals, stack
+    return np.ascontiguousarray(np.einsum("sr,vrc->vsc", ordered, integrals, optimize=True)), stack
 
 
 def _angles(geometry: Geometry) -> Float64:

@@ -126,11 +126,27 @@ def resampling(orbit: Orbit, fan: Fan, theta_rad: Float64, xi_mm: Float64, *, wr
 
 
 def resample(integrals: Float32, where: Resampling, part: slice) -> Float32:
-    """Cone-parallel views `part`, (θs, rows, ξs), from all views (views, rows, columns) of the scan."""
-    view_of = where.view_of[part]
+    """Cone-parallel views `part`, (θs, rows, ξs), from all views (views, rows, columns) of the scan.
+
+    Only the views that are read are taken out of `integrals`, which may make them when they are asked for.
+    """
+    view_of, views = where.view_of[part], len(integrals)
+    begin, end = (0, views) if where.wraps else _read(where, view_of, views)
     values = np.empty((len(view_of), integrals.shape[1], len(where.take)), np.float32)
-    _resample(integrals, where.first, where.stride, view_of, where.rank, where.take, where.share, where.wraps, values)
+    _resample(
+        integrals[begin:end], (begin, views), where.first, where.stride, view_of, where.rank, where.take, where.share,
+        where.wraps, values,
+    )  # fmt: skip
     return values
+
+
+def _read(where: Resampling, view_of: Float64, views: int) -> tuple[int, int]:
+    """The views [begin, end) that the azimuthal cubic reads."""
+    last = (views - 1 - where.first) // where.stride
+    lowest = np.clip(np.floor(view_of.min(axis=(0, 2))).astype(np.int64) - 1, 0, last)
+    highest = np.clip(np.floor(view_of.max(axis=(0, 2))).astype(np.int64) + 2, 0, last)
+    ends = np.concatenate([where.first + where.stride * each for each in (lowest, highest)])
+    return int(ends.min()), int(ends.max()) + 1
 
 
 def _interleaved(one: Spot, other: Spot) -> bool:
@@ -231,9 +247,15 @@ def _keys(place):  # type: ignore[no-untyped-def]
 
 
 @nb.njit(parallel=True, cache=True, error_model="numpy")
-def _resample(integrals, first, stride, view_of, rank, take, share, wraps, values):  # type: ignore[no-untyped-def]
-    """Azimuthal cubic convolution of every column, then the radial cubic, of every row of every cone-parallel view."""
-    views, rows, columns = integrals.shape
+def _resample(  # type: ignore[no-untyped-def]
+    integrals, place, first, stride, view_of, rank, take, share, wraps, values
+):
+    """Azimuthal cubic convolution of every column, then the radial cubic, of every row of every cone-parallel view.
+
+    `place`: the first view of `integrals`, and how many the scan has.
+    """
+    _, rows, columns = integrals.shape
+    begin, views = place
     spots = len(first)
     for i in nb.prange(len(view_of)):
         at = np.empty((4, spots, columns), np.int64)
@@ -246,7 +268,7 @@ def _resample(integrals, first, stride, view_of, rank, take, share, wraps, value
                 for k in range(4):
                     one = left - 1 + k
                     one = one % count if wraps else min(max(one, 0), count - 1)
-                    at[k, spot, c] = first[spot] + stride * one
+                    at[k, spot, c] = first[spot] + stride * one - begin
         turned = np.empty(spots * columns, np.float32)
         for r in range(rows):
             for spot in range(spots):
