@@ -6,22 +6,28 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage, stats
 
-from bench.dose.images import image
-from bench.dose.scenes import NODULES, PATCHES, SLICES, Scene, scene, truth_on
-from lampyris.model import Bool, Float32, Float64, InputError, Volume
+from bench.dose.images import image, realisation, recipe_of
+from bench.dose.scenes import NODULES, PATCHES, SLICES, SLICES_MM, Scene, scene, truth_on
+from lampyris import path, phantom
+from lampyris.model import Bool, Float32, Float64, InputError, Projections, Volume
+from lampyris.phantom import Insert
 from lampyris.quality.regions import Cylinder
 from lampyris.quality.resolution import ttf
+from lampyris.quality.tasks.bounds import ideal_bound
 from lampyris.quality.tasks.contrast import contrast_transfer, mean_volume
 from lampyris.quality.tasks.emphysema import low_attenuation
 from lampyris.quality.tasks.error import Split, split_bands, split_error, tissues
 from lampyris.quality.tasks.nodules import Search, nodule_volume
 from lampyris.quality.tasks.observer import Observed, dense_difference_of_gaussians, hotelling
 from lampyris.quality.tasks.organs import OrganBiases, organ_biases
+from lampyris.quality.tasks.search import Mark, Sought, marks, sought
 
 RODS = {"+1000 HU": "+1000 HU", "+300 HU": "+300 HU", "-900 HU": "-900 HU"}
 BODY_HU = -800.0
 BODY_EDGE_MM = 3.0
 LOW_PASS_MM = 5.0
+HELD_BY_LUNG_MM = 11.0
+"""Width of what lies within the lung and is not lung: nodules and the vessels about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,52 @@ def nodules(method: str, dose: float, seeds: int) -> dict[float, tuple[Estimate 
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a searching observer makes of one image: every nodule by its diameter, and the best of its false marks."""
+
+    nodules: tuple[tuple[float, Sought], ...]
+    best_false_hu: float
+
+
+def searched(method: str, dose: float, seeds: int) -> list[Searched]:
+    """Each seed's image of the thorax searched for solid nodules, the phantom's own among them."""
+    grid, lung = truth("thorax").grid, _lung()
+    nodules = []
+    for (x, y, z), size in _solid():
+        offset = (np.array([x, y, z]) - grid.first_voxel_mm) @ grid.axes.T
+        nodules.append((_place(offset), size))
+    found = []
+    for one in volumes("thorax", method, dose, seeds):
+        made = marks(one.values, lung, grid.spacing_mm)
+        told = tuple(zip((size for _, size in nodules), sought(made, nodules), strict=True))
+        found.append(Searched(told, max(each.score_hu for each in _false(made, nodules))))
+    return found
+
+
+def _false(made: tuple[Mark, ...], nodules: list[tuple[tuple[float, float, float], float]]) -> list[Mark]:
+    return [
+        one for one in made if all(np.linalg.norm(np.subtract(one.place_mm, at)) > size / 2 for at, size in nodules)
+    ]
+
+
+def _solid() -> list[tuple[tuple[float, float, float], float]]:
+    """Middle (x, y, z) mm and diameter mm of every solid nodule that lies whole in the slices."""
+    place = scene("thorax")
+    half = (place.slices - 1) / 2
+    inserts = (*place.subject.inserts, *phantom.thorax().inserts)  # type: ignore[union-attr]
+    solid = [(one.centre_mm, 2 * one.radius_mm) for one in inserts if one.name.startswith(("nodule", "solid nodule"))]
+    return [each for each in solid if abs(each[0][1] - place.y_mm) + each[1] / 2 <= half]
+
+
+def _lung() -> Bool:
+    """The lung with all that lies within it."""
+    real, lung = truth("thorax"), regions("thorax")["lung"]
+    reach = round(HELD_BY_LUNG_MM / real.grid.spacing_mm[1] / 2) + 1
+    disc = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1]) <= reach
+    return np.stack([ndimage.binary_closing(np.pad(one, reach), disc)[reach:-reach, reach:-reach] for one in lung])
+
+
 def _place(offset: Float64) -> tuple[float, float, float]:
     slices, rows, columns = (float(each) for each in offset)
     return slices, rows, columns
@@ -203,17 +255,30 @@ def _patch(real: Volume, x: float, z: float) -> Bool:
 
 def contrast(method: str, dose: float, seeds: int, rod_hu: int, rod_mm: float) -> Observed:
     """Channelised Hotelling observer of one low-contrast rod against the same places without it, slices as samples."""
-    size, place = 33, scene("contrast")
-    named = f"low contrast {rod_hu} HU {rod_mm:g} mm"
-    insert = next(one for one in place.subject.inserts if one.name == named)  # type: ignore[union-attr]
+    size = 33
     present, absent = [], []
-    x, _, z = insert.centre_mm
+    x, _, z = _rod(rod_hu, rod_mm).centre_mm
     radius = np.hypot(x, z)
     for one in volumes("contrast", method, dose, seeds):
         present += _patches(one, x, z, size)
         for angle in np.deg2rad([0.0, 60.0, 120.0, 180.0, 240.0, 300.0]):  # uniform water further in, of the same noise
             absent += _patches(one, 0.4 * radius * np.cos(angle), 0.4 * radius * np.sin(angle), size)
     return hotelling(np.stack(present), np.stack(absent), dense_difference_of_gaussians(size, channels=6))
+
+
+def bound(dose: float, rod_hu: int, rod_mm: float) -> float:
+    """d′ of the ideal observer of all counts, for as much of a low-contrast rod as lies in one slice of 1 mm."""
+    place, rod = scene("contrast"), _rod(rod_hu, rod_mm)
+    made = path.travel((realisation("contrast", dose, 0), recipe_of("routine", place)), Projections).the(Projections)
+    assert made.water_per_mm is not None
+    x, _, z = rod.centre_mm
+    disc = phantom.Cylinder((x, place.y_mm, z), (rod_mm / 2, rod_mm / 2), SLICES_MM)
+    return ideal_bound(made.weights, phantom.line_integrals(disc, made.geometry, rod_hu / 1000 * made.water_per_mm))
+
+
+def _rod(rod_hu: int, rod_mm: float) -> Insert:
+    named = f"low contrast {rod_hu} HU {rod_mm:g} mm"
+    return next(one for one in scene("contrast").subject.inserts if one.name == named)  # type: ignore[union-attr]
 
 
 def _patches(one: Volume, x: float, z: float, size: int) -> list[Float32]:

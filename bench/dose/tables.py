@@ -8,6 +8,7 @@ from scipy import stats
 from bench.dose import measure
 from bench.dose.scenes import scene
 from lampyris.model import Float64
+from lampyris.quality.tasks.bounds import dose_of_equal_detectability
 from lampyris.quality.tasks.organs import OrganBias
 
 FULL = ("routine", 1.0)
@@ -156,22 +157,72 @@ def emphysema(scope: Scope) -> list[str]:
     return [*lines, ""]
 
 
-def contrast(
-    scope: Scope, tasks: tuple[tuple[int, float], ...] = ((20, 8.0), (20, 5.0), (10, 15.0), (5, 15.0))
-) -> list[str]:
-    """d′ and AUC of the channelised Hotelling observer."""
+RODS = ((20, 8.0), (20, 5.0), (10, 15.0), (5, 15.0))
+"""Contrast HU and diameter mm of the low-contrast tasks."""
+
+
+def searched(scope: Scope) -> list[str]:
+    """Solid nodules that a searching observer finds, and the false marks that it makes before."""
+    sizes = [size for size, _ in measure.searched(*FULL, 1)[0].nodules]
     lines = [
-        "| recipe | dose | " + " | ".join(f"{hu} HU, {mm:g} mm" for hu, mm in tasks) + " |",
-        "|---" * (2 + len(tasks)) + "|",
+        "| recipe | dose | " + " | ".join(f"{size:g} mm" for size in sizes) + " | found before a false mark |",
+        "|---" * (3 + len(sizes)) + "|",
     ]
     for method, dose in scope.cells():
-        row = []
-        for hu, mm in tasks:
-            seen = measure.contrast(method, dose, scope.seeds, hu, mm)
-            low, high = seen.snr_interval
-            row.append(f"{seen.snr:.1f} ({low:.1f} … {high:.1f}), AUC {seen.auc:.3f}")
-        lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+        found = measure.searched(method, dose, scope.seeds_of(method))
+        row, first = [], 0
+        for at in range(len(sizes)):
+            each = [one.nodules[at][1] for one in found]
+            first += sum(one.score_hu is not None and one.false_marks_above == 0 for one in each)
+            over = [(one.score_hu or 0.0) / seed.best_false_hu for one, seed in zip(each, found, strict=True)]
+            row.append(f"{np.mean(over):.2f} ×")
+        lines.append(
+            f"| {method} | {fraction(dose)} | " + " | ".join(row) + f" | {first} of {len(found) * len(sizes)} |"
+        )
     return [*lines, ""]
+
+
+def contrast(scope: Scope) -> list[str]:
+    """d′ and AUC of the channelised Hotelling observer, and what the counts allow."""
+    lines = [
+        "| recipe | dose | " + " | ".join(f"{hu} HU, {mm:g} mm" for hu, mm in RODS) + " |",
+        "|---" * (2 + len(RODS)) + "|",
+    ]
+    for dose in scope.doses:
+        row = [f"{measure.bound(dose, hu, mm):.1f}" for hu, mm in RODS]
+        lines.append(f"| *all counts, ideal* | {fraction(dose)} | " + " | ".join(row) + " |")
+        for method in scope.methods:
+            row = []
+            for hu, mm in RODS:
+                seen = measure.contrast(method, dose, scope.seeds, hu, mm)
+                low, high = seen.snr_interval
+                row.append(f"{seen.snr:.1f} ({low:.1f} … {high:.1f}), AUC {seen.auc:.3f}")
+            lines.append(f"| {method} | {fraction(dose)} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def equal_contrast(scope: Scope) -> list[str]:
+    """The dose at which each low-contrast task is seen as well as in full-dose routine."""
+    lines = [
+        "| recipe | " + " | ".join(f"{hu} HU, {mm:g} mm" for hu, mm in RODS) + " |",
+        "|---" * (1 + len(RODS)) + "|",
+    ]
+    for method in (each for each in scope.methods if each != FULL[0]):
+        row = []
+        for hu, mm in RODS:
+            values = [max(measure.contrast(method, dose, scope.seeds, hu, mm).snr, 1e-3) for dose in scope.doses]
+            reference = measure.contrast(*FULL, scope.seeds, hu, mm).snr
+            row.append(_equal(scope.doses, values, reference))
+        lines.append(f"| {method} | " + " | ".join(row) + " |")
+    return [*lines, ""]
+
+
+def _equal(doses: tuple[float, ...], values: list[float], reference: float) -> str:
+    if values[int(np.argmax(doses))] < reference:
+        return f"above {fraction(max(doses))}"
+    if min(values) >= reference:
+        return f"below {fraction(min(doses))}"
+    return f"{dose_of_equal_detectability(doses, values, reference).value:.2f}"
 
 
 def generalisation(names: tuple[str, ...], scope: Scope) -> list[str]:

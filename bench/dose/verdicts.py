@@ -33,7 +33,7 @@ def table(scenes: tuple[str, ...], new: tuple[str, ...], scope: Scope) -> list[s
     judged = [one for name in ("abdomen", "thorax") if name in scenes for one in _errors(name, scope)]
     judged += list(_organs(scope)) if "abdomen" in scenes else []
     judged += list(_rods(scope)) if "rods" in scenes else []
-    judged += [*_nodules(scope), *_emphysema(scope)] if "thorax" in scenes else []
+    judged += [*_nodules(scope), *_searched(scope), *_emphysema(scope)] if "thorax" in scenes else []
     judged += [one for name in scenes if name in ("abdomen", *new) for one in _beside_model(name, scope)]
     return ["| asked of `micro` | found | met |", "|---|---|---|", *(one.line() for one in judged), ""]
 
@@ -93,6 +93,17 @@ def _nodules(scope: Scope) -> Iterator[Verdict]:
             f"{found.mean:+.1f} %{spread}, {seen} of {scope.seeds} seeds",
             abs(found.mean) <= NODULE_BIAS and steady,
         )
+
+
+def _searched(scope: Scope) -> Iterator[Verdict]:
+    dose = min(scope.doses)
+    rates = []
+    for method, at in ((MICRO, dose), FULL):
+        found = [each for one in measure.searched(method, at, scope.seeds) for _, each in one.nodules]
+        rates.append((sum(each.score_hu is not None and each.false_marks_above == 0 for each in found), len(found)))
+    (made, n), (full, _) = rates
+    asked = f"solid nodules, {fraction(dose)}: found by a searching observer at the rate of full-dose routine"
+    yield Verdict(asked, f"{made} of {n} before a false mark; full-dose routine {full}", made >= full)
 
 
 def _emphysema(scope: Scope) -> Iterator[Verdict]:
