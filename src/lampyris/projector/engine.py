@@ -1,16 +1,17 @@
 """The name of an engine → the engine, or the reason why it cannot run here; never another in its place."""
 
+import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numba
 
 from lampyris.model import EngineUnavailable, Float32, InputError
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
-
-NO_CUDA = "this version of Lampyris ships no CUDA engine; ask for 'cpu'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ def load(name: str = "cpu") -> Engine:
     if name == "reference":
         return Engine(name, _REFERENCE, reference.forward, reference.adjoint)
     if name == "cuda":
-        raise EngineUnavailable(f"engine 'cuda' cannot run: {NO_CUDA}")
+        cuda = _cuda()
+        return Engine(name, _described(cuda.card()), cuda.forward, cuda.adjoint)
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
 
 
@@ -51,11 +53,33 @@ def available() -> tuple[Availability, ...]:
     return (
         Availability("cpu", True, _cpu()),
         Availability("reference", True, _REFERENCE),
-        Availability("cuda", False, NO_CUDA),
+        _cuda_available(),
     )
 
 
 _REFERENCE = "plain float64 loops, for small sizes and for judging the others"
+
+
+def _cuda() -> ModuleType:
+    """The package of the CUDA engine; EngineUnavailable without numba-cuda."""
+    try:
+        return importlib.import_module("lampyris.projector.cuda")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine 'cuda' cannot run: numba-cuda is not installed ({error.name}); pip install 'lampyris[gpu]'"
+        ) from error
+
+
+def _cuda_available() -> Availability:
+    try:
+        return Availability("cuda", True, _described(_cuda().card()))
+    except EngineUnavailable as error:
+        return Availability("cuda", False, str(error))
+
+
+def _described(card: Any) -> str:
+    major, minor = card.capability
+    return f"separable footprint, {card.name}, compute capability {major}.{minor}, {card.memory_bytes / 2**30:.0f} GiB"
 
 
 def _cpu() -> str:
