@@ -50,12 +50,14 @@ def _measured(*, quick: bool) -> list[str]:
         f"{here.name}, {here.memory_bytes / 2**30:.0f} GiB: copies {limits.bytes_per_s / 1e9:.0f} GB/s,"
         f" {limits.flops_per_s / 1e12:.2f} TFLOP/s in float32",
         "",
-        "| case | forward off | adjoint off | pair off |",
-        "|---|---|---|---|",
+        "| case | forward off | adjoint off | pair off | voxels off |",
+        "|---|---|---|---|---|",
     ]
     for case in (each for each in found if each.judged):
         off = pairs.judged(case)
-        lines.append(f"| {case.name} | {off['forward']:.1e} | {off['adjoint']:.1e} | {off['pair']:.1e} |")
+        lines.append(
+            f"| {case.name} | {off['forward']:.1e} | {off['adjoint']:.1e} | {off['pair']:.1e} | {off['voxels']:.1e} |"
+        )
     lines += ["", "| case | direction | seconds | over the floor |", "|---|---|---|---|"]
     for case in found:
         for direction, (took, over) in pairs.timed(case, limits).items():

@@ -18,7 +18,7 @@ from numba import cuda, types
 from numba.cuda import dispatcher
 
 from lampyris.model import EngineUnavailable
-from lampyris.projector.cuda import feet, pair
+from lampyris.projector.cuda import feet, pair, voxels
 
 _F3, _F4, _I4 = types.float32[:, :, ::1], types.float32[:, :, :, ::1], types.int32[:, :, :, ::1]
 _RECORDS, _SPACING, _TURNED = types.float64[:, ::1], types.UniTuple(types.float64, 3), types.boolean[::1]
@@ -28,8 +28,10 @@ KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "weigh_cells": (feet.weigh_cells, (types.int64, _RECORDS, _TURNED, types.boolean, _F3, _F3)),
     "gather_cells": (pair.gather_cells, (_I4, _F4, _F3, _F3, _F3)),
     "gather_voxels": (pair.gather_voxels, (_I4, _F4, _F3, _F3)),
+    "aim": (voxels.aim, (types.int64, _RECORDS, types.float64[::1], _SPACING, types.int64, _I4, _F4)),
+    "sum_views": (voxels.sum_views, (_I4, _F4, _TURNED, _F3, _F3)),
 }
-"""Every kernel with the types that it is called with. Those that gather are the hot ones."""
+"""Every kernel with the types that it is called with. Those that gather, and the sum over views, are the hot ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A case of the matched pair → its difference to the CPU engine, and its seconds on the card over the card's floor."""
+"""A case → how far the card is from the CPU engine, and the card's seconds over its floor: the pair, and voxels."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from bench.gpu.ceilings import Ceilings
 from lampyris import simulate
 from lampyris.model import Float32, Gantry, Geometry, Grid
-from lampyris.projector import Projector
+from lampyris.projector import Projector, backproject
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,17 +59,19 @@ def judged(case: Case) -> dict[str, float]:
     image, cells = _data(case)
     made, back = card.forward(image), card.adjoint(cells)
     expected, returned = judge.forward(image), judge.adjoint(cells)
+    summed = {name: backproject(cells, case.geometry, case.grid, engine=name) for name in ("cpu", "cuda")}
     left, right = float(np.vdot(made.astype(np.float64), cells)), float(np.vdot(image.astype(np.float64), back))
     size = float(np.linalg.norm(made.astype(np.float64)) * np.linalg.norm(cells))
     return {
         "forward": float(np.abs(made - expected).max() / np.abs(expected).max()),
         "adjoint": float(np.abs(back - returned).max() / np.abs(returned).max()),
         "pair": abs(left - right) / size,
+        "voxels": float(np.abs(summed["cuda"] - summed["cpu"]).max() / np.abs(summed["cpu"]).max()),
     }
 
 
 def timed(case: Case, limits: Ceilings) -> dict[str, tuple[float, float]]:
-    """Seconds of both directions, copies to and from the card included, and these over the floor.
+    """Seconds of both directions and of voxels, copies to and from the card included, and these over the floor.
 
     The floor is the greater of two: image and projections once through the card's memory; and 12 float32 operations (a
     share of 8, a weight, an overlap, a product and a sum, spread over the rows) for every voxel in every view.
@@ -80,7 +82,15 @@ def timed(case: Case, limits: Ceilings) -> dict[str, tuple[float, float]]:
     moved = 4.0 * (np.prod(case.grid.shape) + np.prod(case.geometry.shape))
     floor = max(moved / limits.bytes_per_s, 12 * updates / limits.flops_per_s)
     found = {}
-    for name, work, given in (("forward", card.forward, image), ("adjoint", card.adjoint, cells)):
+
+    def voxels(given: Float32) -> Float32:
+        return backproject(given, case.geometry, case.grid, engine="cuda")
+
+    for name, work, given in (
+        ("forward", card.forward, image),
+        ("adjoint", card.adjoint, cells),
+        ("voxels", voxels, cells),
+    ):
         work(given)
         began = time.perf_counter()
         work(given)

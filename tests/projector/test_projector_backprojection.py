@@ -6,8 +6,8 @@ import numba as nb
 import numpy as np
 import pytest
 
-from lampyris.model import FocalSpotShift, Gantry, Geometry, GeometryError, Grid, InputError
-from lampyris.projector import Backprojector, backproject
+from lampyris.model import EngineUnavailable, FocalSpotShift, Gantry, Geometry, GeometryError, Grid, InputError
+from lampyris.projector import Backprojector, backproject, load
 
 SINGLE = 2e-6  # relative rounding of a few dozen float32 sums and of a position in 1/2²⁴ of a cell
 
@@ -69,9 +69,19 @@ def brute_force(projections: np.ndarray, geometry: Geometry, grid: Grid) -> np.n
     return image
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def engine(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    try:
+        load(name)
+    except EngineUnavailable as error:
+        pytest.skip(f"{error}; its kernels are judged in a simulator by tests/projector/test_projector_cuda.py")
+    return name
+
+
 @pytest.mark.parametrize("kind", ["flat", "helical curved", "parallel"])
 def test_every_voxel_takes_what_its_rays_measured(
-    kind: str, lopsided_helix: Geometry, rng: np.random.Generator
+    kind: str, engine: str, lopsided_helix: Geometry, rng: np.random.Generator
 ) -> None:
     """Sources, offsets and focal spots that move from view to view; edges of the detector cross the grid."""
     scans = {"flat": flat_scan(), "helical curved": lopsided_helix.subset(slice(30, 47)), "parallel": parallel_scan()}
@@ -80,9 +90,29 @@ def test_every_voxel_takes_what_its_rays_measured(
     expected = brute_force(projections, geometry, grid)
     assert 0 in expected  # some voxels are beyond the detector …
     assert (expected > 3).any()  # … and some are seen by many views
-    image = backproject(projections, geometry, grid, weighting="none")
+    image = backproject(projections, geometry, grid, weighting="none", engine=engine)
     assert image.dtype == np.float32
     np.testing.assert_allclose(image, expected, rtol=SINGLE * 40, atol=SINGLE * geometry.views)
+
+
+@pytest.mark.parametrize("kind", ["flat", "curved", "mirrored"])
+def test_engines_weigh_distances_alike_and_take_views_in_pieces(
+    kind: str, engine: str, rng: np.random.Generator
+) -> None:
+    """Against the processor's sum of all views at once; float32 sums of some twenty terms in another order."""
+    scan = flat_scan() if kind != "curved" else replace(flat_scan(), curvature_mm=949.0)
+    geometry = replace(scan, u=-scan.u, v=-scan.v) if kind == "mirrored" else scan
+    projections = rng.standard_normal(geometry.shape, dtype=np.float32)
+    expected = backproject(projections, geometry, lopsided_grid())
+    pieces = Backprojector(geometry, lopsided_grid(), engine=engine)
+    for first, last in ((4, 11), (0, 4)):
+        pieces.add(projections[first:last], first)
+    np.testing.assert_allclose(pieces.image(), expected, rtol=0, atol=5 * SINGLE * np.abs(expected).max())
+
+
+def test_an_engine_without_voxels_is_refused() -> None:
+    with pytest.raises(InputError, match="cpu and cuda do"):
+        Backprojector(flat_scan(), lopsided_grid(), engine="reference")
 
 
 # ---- points by hand

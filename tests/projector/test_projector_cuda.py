@@ -29,6 +29,12 @@ def test_the_kernels_keep_the_contract_in_the_simulator() -> None:
     assert int(re.search(r"(\d+) passed", told)[1]) == 2  # type: ignore[index]
 
 
+def test_the_kernels_backproject_voxel_by_voxel_in_the_simulator() -> None:
+    told = in_simulator("tests/projector/test_projector_backprojection.py", "-k", "cuda")
+    assert "skipped" not in told
+    assert int(re.search(r"(\d+) passed", told)[1]) == 6  # type: ignore[index]
+
+
 @pytest.mark.slow
 def test_the_kernels_keep_the_whole_contract_in_the_simulator() -> None:
     told = in_simulator("tests/contracts/test_contract_projector.py", "-k", "cuda", "-m", "slow or not slow")
@@ -43,9 +49,9 @@ def test_the_measuring_script_runs_to_its_end_in_the_simulator() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     off = [float(each) for each in re.findall(r"(\d\.\de[-+]\d\d)", done.stdout)]
-    assert len(off) == 6
+    assert len(off) == 8
     assert max(off) < 1e-5
-    assert done.stdout.count(" × |") == 4
+    assert done.stdout.count(" × |") == 6
 
 
 def test_without_a_card_the_measuring_script_says_so_and_prints_no_figure() -> None:
@@ -73,8 +79,8 @@ def test_the_hot_loops_compile_without_float64(capability: tuple[int, int]) -> N
         pytest.skip(reason)
     assert done.returncode == 0, done.stderr[-2000:]
     table = {row[0]: row[1:] for row in re.findall(r"\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", done.stdout)}
-    hot = {name: row for name, row in table.items() if name.startswith("gather")}
-    assert len(hot) >= 2
+    hot = {name: row for name, row in table.items() if name.startswith(("gather", "sum"))}
+    assert len(hot) == 3
     for name, (doubles, registers, spilled) in hot.items():
         assert (name, doubles, spilled) == (name, "0", "0")
         assert 0 < int(registers) <= 128

@@ -2,14 +2,14 @@
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numba
 
-from lampyris.model import EngineUnavailable, Float32, InputError
+from lampyris.model import EngineUnavailable, Float32, Float64, InputError
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
 
@@ -22,6 +22,16 @@ class Engine:
     description: str
     forward: Callable[[Plan, Float32], Float32]
     adjoint: Callable[[Plan, Float32], Float32]
+
+
+class VoxelSum(Protocol):
+    """A running sum over views of what every voxel's rays measured."""
+
+    def add(self, projections: Float32, first: int) -> Iterator[int]:
+        """Add the views [first, first + len(projections)); gives how many are done after every batch."""
+
+    def image(self) -> Float32:
+        """The sum so far, (slices, rows, columns)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,16 @@ def load(name: str = "cpu") -> Engine:
         cuda = _cuda()
         return Engine(name, _described(cuda.card()), cuda.forward, cuda.adjoint)
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
+
+
+def voxel_sum(name: str) -> Callable[[Plan, Float64], VoxelSum]:
+    """What makes a running sum over views on an engine other than the processor, of a plan and distance weights.
+
+    Raises EngineUnavailable, InputError as `load`, and InputError for "reference", which has none.
+    """
+    if load(name).name != "cuda":
+        raise InputError(f"engine {name!r} does not backproject voxel by voxel: cpu and cuda do")
+    return cast(Callable[[Plan, Float64], VoxelSum], _cuda().VoxelSum)
 
 
 def available() -> tuple[Availability, ...]:

@@ -134,7 +134,7 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
     """
     scan = data.scan
     _, _, rows, columns = scan.shape
-    walk, beam = Walk.of(rows, columns, grid), _beam(scan, grid)
+    walk, beam = Walk.of(rows, columns, grid.shape, grid.spacing_mm), _beam(scan, grid)
     rays = np.empty((*scan.lag_rad.shape, 4))
     rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
     rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm

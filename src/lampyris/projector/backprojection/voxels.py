@@ -5,6 +5,7 @@ between cell middles. The detector is the union of its cells: a ray that arrives
 adds nothing; between that edge and the middle of the outer cell the cell's own value holds.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import numba as nb
@@ -12,6 +13,7 @@ import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, InputError, Progress, silent
 from lampyris.projector import ray, simd
+from lampyris.projector.engine import VoxelSum, voxel_sum
 from lampyris.projector.plan import Plan
 
 Weighting = Literal["fdk", "none"]
@@ -27,26 +29,44 @@ MARGIN = 48
 class Backprojector:
     """A running sum over views, for scans whose filtered projections need not all be in memory at once.
 
-    Holds one float32 image (axial index last) and copies of at most `BATCH_BYTES` of projections.
+    On the processor it holds one float32 image (axial index last) and copies of at most `BATCH_BYTES` of projections.
     """
 
-    def __init__(self, geometry: Geometry, grid: Grid, *, weighting: Weighting = "fdk") -> None:
-        """Raises GeometryError where detector rows do not run along the grid's slices or the source is in the grid."""
+    def __init__(self, geometry: Geometry, grid: Grid, *, weighting: Weighting = "fdk", engine: str = "cpu") -> None:
+        """Raises GeometryError where detector rows do not run along the grid's slices or the source is in the grid,
+        EngineUnavailable where the engine cannot run here.
+        """
         if weighting not in ("fdk", "none"):
             raise InputError(f"weighting {weighting!r} is none of 'fdk', 'none'")
         self.grid = grid
         self._plan = Plan.of(geometry, grid)
-        self._weight_mm = _weight_distances_mm(self._plan, grid) if weighting == "fdk" else np.zeros(geometry.views)
-        self._walk = Walk.of(geometry.rows, geometry.columns, grid)
-        self._image = simd.aligned(self._walk.rows * self._walk.columns * self._walk.stride)
+        weight_mm = _weight_distances_mm(self._plan, grid) if weighting == "fdk" else np.zeros(geometry.views)
+        self._sum: VoxelSum = (_VoxelSum if engine == "cpu" else voxel_sum(engine))(self._plan, weight_mm)
 
     def add(self, projections: Float32, first: int = 0, *, progress: Progress = silent) -> None:
         """Add the views [first, first + len(projections)) of the geometry; projections (views, rows, columns).
 
         Raises InputError for another shape or type than float32, or NaN.
         """
-        walk = self._walk
         views = _checked(projections, self._plan.projections_shape, first)
+        for done in self._sum.add(projections, first):
+            progress(done / views)
+
+    def image(self) -> Float32:
+        """The sum so far, (slices, rows, columns) float32."""
+        return self._sum.image()
+
+
+class _VoxelSum:
+    """The sum on all cores of the processor."""
+
+    def __init__(self, plan: Plan, weight_mm: Float64) -> None:
+        self._plan, self._weight_mm = plan, weight_mm
+        self._walk = Walk.of(plan.rows, plan.columns, plan.shape, plan.spacing_mm)
+        self._image = simd.aligned(self._walk.rows * self._walk.columns * self._walk.stride)
+
+    def add(self, projections: Float32, first: int) -> Iterator[int]:
+        walk, views = self._walk, len(projections)
         batch = max(1, BATCH_BYTES // (4 * walk.cell_columns * walk.cell_stride))
         turned = simd.aligned((min(batch, views), walk.cell_columns, walk.cell_stride))
         buffers = simd.aligned(nb.get_num_threads() * walk.room)
@@ -58,11 +78,10 @@ class Backprojector:
                 self._plan.kind, self._plan.views[which], self._weight_mm[which], turned.ravel(), walk, buffers,
                 self._image,
             )  # fmt: skip
-            progress(stop / views)
+            yield stop
 
     def image(self) -> Float32:
-        """The sum so far, (slices, rows, columns) float32."""
-        image = np.empty(self.grid.shape, np.float32)
+        image = np.empty(self._plan.shape, np.float32)
         _turn_back(self._image, self._walk, image)
         return image
 
@@ -73,6 +92,7 @@ def backproject(
     grid: Grid,
     *,
     weighting: Weighting = "fdk",
+    engine: str = "cpu",
     progress: Progress = silent,
 ) -> Float32:
     """The image (slices, rows, columns) float32 whose voxel x is Σ_view weight(x)·p(view, the cell that x falls on).
@@ -86,8 +106,8 @@ def backproject(
     equiangular fans); 1 for parallel rays. "none": 1 throughout. Angular steps, cosine and redundancy weights are in
     `projections`. Unit: that of `projections`.
 
-    Raises GeometryError for a geometry that is none of these (the message says why) and InputError for projections
-    that do not belong to it.
+    Raises GeometryError for a geometry that is none of these (the message says why), InputError for projections that do
+    not belong to it and EngineUnavailable for an engine that cannot run here.
 
     >>> from lampyris.model import Geometry, Grid
     >>> beam = Geometry.parallel_beam(np.array([0.0]), rows=1, columns=4, cell_mm=(2.0, 1.0))
@@ -95,7 +115,7 @@ def backproject(
     >>> backproject(p, beam, Grid.centred((1, 1, 4), (1.0, 1.0, 1.0), (0.25, 0.0, 0.0)))
     array([[[1.25, 2.5 , 5.  , 8.  ]]], dtype=float32)
     """
-    sum_of_views = Backprojector(geometry, grid, weighting=weighting)
+    sum_of_views = Backprojector(geometry, grid, weighting=weighting, engine=engine)
     if len(projections) != geometry.views:
         raise InputError(f"projections have {len(projections)} views, the geometry has {geometry.views}")
     sum_of_views.add(projections, progress=progress)
@@ -122,11 +142,13 @@ class Walk(NamedTuple):
     """One thread's buffer: a detector column between margins."""
 
     @staticmethod
-    def of(cell_rows: int, cell_columns: int, grid: Grid) -> "Walk":
-        slices, rows, columns = grid.shape
+    def of(
+        cell_rows: int, cell_columns: int, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+    ) -> "Walk":
+        slices, rows, columns = shape
         cell_stride = simd.padded(cell_rows)
         return Walk(
-            cell_rows, cell_columns, cell_stride, slices, rows, columns, simd.padded(slices), *grid.spacing_mm,
+            cell_rows, cell_columns, cell_stride, slices, rows, columns, simd.padded(slices), *spacing_mm,
             cell_stride + 2 * MARGIN,
         )  # fmt: skip
 

@@ -6,9 +6,12 @@ that use the footprints hold no float64.
 
 import math
 
+import numpy as np
 from numba import cuda, float32, int32
 
+from lampyris.model import Float64
 from lampyris.projector import ray
+from lampyris.projector.plan import Plan
 
 WHOLES, PARTS = 2, 7
 """Fields of a footprint. Wholes: first detector column, row below the first edge. Parts: the four corners from that
@@ -16,12 +19,24 @@ column on, the first edge from that row on, rows a slice, chord in mm."""
 EDGE = 4
 """Fields of the ray to an edge of a detector column, in voxels: the grid's column at row 0 and columns a row, the
 grid's row at column 0 and rows a column."""
+WARP = 32
 _STEEP = 1e9
 """Stands for the columns a row of a ray that runs along the rows: no walk takes it."""
 
 
+def records(plan: Plan) -> Float64:
+    """(views, len(ray.View._fields)): the views as plain numbers."""
+    return np.ascontiguousarray(plan.views).view(np.float64).reshape(len(plan.views), -1)
+
+
+def launch(across: int, *others: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Blocks and threads for so many places: a warp across, four lines of them down, one of anything else."""
+    block = (WARP, 4, 1)[: 1 + len(others)]
+    return tuple(-(-n // t) for n, t in zip((across, *others), block, strict=True)), block
+
+
 @cuda.jit(device=True)
-def _view(n):  # type: ignore[no-untyped-def]
+def view_of(n):  # type: ignore[no-untyped-def]
     return ray.View(
         n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16],
         n[17], n[18],
@@ -34,7 +49,7 @@ def find_feet(kind, numbers, spacing, wholes, parts):  # type: ignore[no-untyped
     c, r, v = cuda.grid(3)
     if v >= wholes.shape[0] or r >= wholes.shape[2] or c >= wholes.shape[3]:
         return
-    view = _view(numbers[v])
+    view = view_of(numbers[v])
     thickness, height, width = spacing
     at_r, at_c = r * height, c * width
     low_r, high_r, low_c, high_c = at_r - 0.5 * height, at_r + 0.5 * height, at_c - 0.5 * width, at_c + 0.5 * width
@@ -61,7 +76,7 @@ def find_edges(kind, numbers, spacing, edges):  # type: ignore[no-untyped-def]
     e, v = cuda.grid(2)
     if v >= edges.shape[0] or e >= edges.shape[1]:
         return
-    view = _view(numbers[v])
+    view = view_of(numbers[v])
     _, height, width = spacing
     offset = (e - view.central_column) / view.columns_per_unit
     r, c, depth, across = view.source_r, view.source_c, 1.0, view.across_slope
@@ -88,7 +103,7 @@ def weigh_cells(kind, numbers, mirrored, back, cells, weighted):  # type: ignore
     c, row, v = cuda.grid(3)
     if v >= cells.shape[0] or row >= cells.shape[1] or c >= cells.shape[2]:
         return
-    view = _view(numbers[v])
+    view = view_of(numbers[v])
     factor = float32(ray.obliquity(kind, view, row + 0.5, ray.ground(kind, view, c + 0.5)))
     other = cells.shape[1] - 1 - row if mirrored[v] else row
     if back:

@@ -13,14 +13,13 @@ import numpy as np
 from numba import cuda, float32, int32
 
 from lampyris.model import Float32
-from lampyris.projector.cuda.feet import EDGE, PARTS, WHOLES, find_edges, find_feet, weigh_cells
+from lampyris.projector.cuda.feet import EDGE, PARTS, WHOLES, find_edges, find_feet, launch, records, weigh_cells
 from lampyris.projector.plan import Plan
 
 ROWS, SLICES = 8, 8
 """Detector rows of a thread of `forward`, slices of one of `adjoint`."""
 BATCH_BYTES = 1 << 28
 """Footprints held at a time."""
-WARP = 32
 _SLACK = np.float32(0.01)
 """Voxels by which the walk goes beyond the beam: float32 knows a place to some 1e-4."""
 _ZERO, _HALF, _ONE, _LEAST = np.float32(0.0), np.float32(0.5), np.float32(1.0), np.float32(1e-12)
@@ -43,10 +42,10 @@ def forward(plan: Plan, image: Float32) -> Float32:
     for batch in _batches(plan):
         views = batch.views.stop - batch.views.start
         edges = cuda.device_array((views, plan.columns + 1, EDGE), np.float32)
-        grid, block = _launch(plan.columns + 1, views)
+        grid, block = launch(plan.columns + 1, views)
         find_edges[grid, block](plan.kind, batch.numbers, plan.spacing_mm, edges)
         made = cuda.device_array((views, plan.rows, plan.columns), np.float32)
-        grid, block = _launch(plan.columns, -(-plan.rows // ROWS), views)
+        grid, block = launch(plan.columns, -(-plan.rows // ROWS), views)
         gather_cells[grid, block](batch.wholes, batch.parts, edges, there, made)
         projections[batch.views] = _weighed(plan, batch, made, back=True).copy_to_host()
     return projections
@@ -58,7 +57,7 @@ def adjoint(plan: Plan, projections: Float32) -> Float32:
     image = cuda.to_device(np.zeros(plan.shape, np.float32))
     for batch in _batches(plan):
         cells = _weighed(plan, batch, cuda.to_device(np.ascontiguousarray(projections[batch.views])), back=False)
-        grid, block = _launch(wide, high, -(-slices // SLICES))
+        grid, block = launch(wide, high, -(-slices // SLICES))
         gather_voxels[grid, block](batch.wholes, batch.parts, cells, image)
     return np.asarray(image.copy_to_host(), np.float32)
 
@@ -66,7 +65,7 @@ def adjoint(plan: Plan, projections: Float32) -> Float32:
 def _batches(plan: Plan) -> Iterator[_Batch]:
     """The views in turn, as many at a time as their footprints may take memory."""
     _, high, wide = plan.shape
-    numbers = np.ascontiguousarray(plan.views).view(np.float64).reshape(len(plan.views), -1)
+    numbers = records(plan)
     most = max(1, BATCH_BYTES // (4 * (WHOLES + PARTS) * high * wide))
     for first in range(0, len(numbers), most):
         part = slice(first, min(first + most, len(numbers)))
@@ -74,22 +73,16 @@ def _batches(plan: Plan) -> Iterator[_Batch]:
         there = cuda.to_device(numbers[part])
         wholes = cuda.device_array((views, WHOLES, high, wide), np.int32)
         parts = cuda.device_array((views, PARTS, high, wide), np.float32)
-        grid, block = _launch(wide, high, views)
+        grid, block = launch(wide, high, views)
         find_feet[grid, block](plan.kind, there, plan.spacing_mm, wholes, parts)
         yield _Batch(part, there, cuda.to_device(plan.mirrored[part]), wholes, parts)
 
 
 def _weighed(plan: Plan, batch: _Batch, cells: Any, *, back: bool) -> Any:
     weighted = cuda.device_array(cells.shape, np.float32)
-    grid, block = _launch(plan.columns, plan.rows, cells.shape[0])
+    grid, block = launch(plan.columns, plan.rows, cells.shape[0])
     weigh_cells[grid, block](plan.kind, batch.numbers, batch.mirrored, back, cells, weighted)
     return weighted
-
-
-def _launch(across: int, *others: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Blocks and threads for so many places: a warp across, four lines of them down, one of anything else."""
-    block = (WARP, 4, 1)[: 1 + len(others)]
-    return tuple(-(-n // t) for n, t in zip((across, *others), block, strict=True)), block
 
 
 @cuda.jit(device=True)
