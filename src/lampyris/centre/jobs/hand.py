@@ -201,16 +201,13 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
 
 
 def _unable(card: str) -> LampyrisError | None:
-    """Why nothing here computes on the card that was asked for; None when something does, or none was."""
+    """Why nothing here computes on the card that was asked for; None when none was."""
     if not card:
         return None
-    from lampyris import projector
-
-    try:
-        projector.load("cuda")
-    except EngineUnavailable as error:
-        return error
-    return None
+    return EngineUnavailable(
+        "engine 'cuda' cannot run a whole scan: in this version the projectors can use a card, the stations do not;"
+        " start the worker without --gpu"
+    )
 
 
 def obey(leash: Connection, card: str) -> None:
