@@ -31,7 +31,7 @@ class Page:
 
 def routes() -> Iterator[APIRoute]:
     """Everything that a browser could be pointed at."""
-    for router in application._ROUTERS:
+    for router in application.ROUTERS:
         yield from (one for one in _routes(router) if "GET" in one.methods and not one.path.startswith(MACHINES))
 
 

@@ -58,9 +58,12 @@ def shown(place, study) -> dict[str, str]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(program) -> Iterator[Browser]:
-    """Debian's Chromium; WebGL is drawn in software."""
+    """Debian's Chromium; WebGL is drawn in software.
+
+    Not for longer than a module: while it is there an event loop runs in this thread, and others' tests have theirs.
+    """
     flags = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=program("chromium"), args=flags)

@@ -188,7 +188,7 @@ def test_an_export_proves_itself_without_the_centre(chain, tmp_path):
     place = tmp_path / "audit.jsonl"
     place.write_text(exported(chain, "lines"), "utf-8")
     text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
-    program = text.split("```python\n", 1)[1].split("```", 1)[0]
+    program = text.split("```python3\n", 1)[1].split("```", 1)[0]
 
     def checked():
         return subprocess.run([sys.executable, "-c", program, str(place)], capture_output=True, text=True, timeout=60)

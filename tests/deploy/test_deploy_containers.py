@@ -154,7 +154,7 @@ def test_scaling_counts_what_waits_and_what_is_in_hand(database):
         for number, (state, priority) in enumerate(states):
             connection.execute(
                 "INSERT INTO scan (site, id, state, priority, skeleton, signed, finished) VALUES"
-                " ('a', %s, %s, %s, '', 'x', CASE WHEN %s = 'done' THEN now() END)",
+                " ('a', %s, %s, %s, '{}', 'x', CASE WHEN %s = 'done' THEN now() END)",
                 (str(number), state, priority, state),
             )
         found = {

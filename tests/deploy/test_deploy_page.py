@@ -94,17 +94,17 @@ def filled(store, database) -> list[str]:
             manifest = Manifest(scan, "st-anna", "2026-11-21T08:15:02Z", "lraw", parts=parts)
             connection.execute(
                 "INSERT INTO scan (site, id, state, priority, skeleton, signed)"
-                " VALUES ('st-anna', %s, 'queued', 'stat', '', %s)",
+                " VALUES ('st-anna', %s, 'queued', 'stat', '{}', %s)",
                 (scan, sign_manifest(manifest, key)),
             )
         opened, done = secrets.token_hex(16), secrets.token_hex(16)
         connection.execute(
-            "INSERT INTO scan (site, id, state, priority, skeleton) VALUES ('st-anna', %s, 'open', 'stat', '')",
+            "INSERT INTO scan (site, id, state, priority, skeleton) VALUES ('st-anna', %s, 'open', 'stat', '{}')",
             (opened,),
         )
         connection.execute(
             "INSERT INTO scan (site, id, state, priority, skeleton, signed, finished, raw_deleted)"
-            " VALUES ('st-anna', %s, 'done', 'stat', '', 'deleted', now(), now())", (done,),
+            " VALUES ('st-anna', %s, 'done', 'stat', '{}', 'deleted', now(), now())", (done,),
         )  # fmt: skip
         chunk = put(raw_prefix("st-anna", opened), b"of an open scan")
         connection.execute(

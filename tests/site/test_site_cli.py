@@ -87,12 +87,14 @@ def test_the_agent_runs_until_it_is_told_to_stop(capsys, config, centre, scan, o
     run(capsys, config, "send", scan, "--order", order)
     command = [sys.executable, "-m", "lampyris.cli", "site", "run", "-c", str(config)]
     agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not any(held["state"] == "queued" for held in centre.scans.values()):
-        time.sleep(0.05)
+    assert agent.stderr is not None
+    err = ""
+    while "scan committed" not in err and (line := agent.stderr.readline()):
+        err += line
     os.kill(agent.pid, signal.SIGTERM)
-    _, err = agent.communicate()
+    err += agent.communicate()[1]
     assert agent.returncode == 0
+    assert [held["state"] for held in centre.scans.values()] == ["queued"]
     events = [json.loads(line) for line in err.splitlines()]
     assert [event["event"] for event in events if "scan" in event] == ["scan packed", "scan committed"]
     assert "Zhang" not in err

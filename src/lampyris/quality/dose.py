@@ -170,9 +170,13 @@ def figures(output: Output, size: Size, slice_mm: float) -> tuple[tuple[Figure, 
             dlp,
             "mGy·cm",
             "computed" if known else "estimated",
-            (
-                ("over_ranging", "included" if known else "not included"),
-                ("scanned_cm" if known else "covered_cm", round(length_cm, 3)),
+            tuple(
+                sorted(
+                    (
+                        ("over_ranging", "included" if known else "not included"),
+                        ("scanned_cm" if known else "covered_cm", round(length_cm, 3)),
+                    )
+                )
             ),
         ),
     ]

@@ -42,10 +42,8 @@ from lampyris.model import InputError, MachineError
 from lampyris.transfer import Problem
 
 _CONNECTIONS = 16
-_ROUTERS = (
-    access.router,
-    scans.router,
-    watch.router,
+_OF_SITES = (access.router, scans.router, watch.router)
+_OF_PEOPLE = (
     assets.router,
     home.router,
     entrance,
@@ -58,6 +56,8 @@ _ROUTERS = (
     *study.ROUTERS,
     sites.router,
 )
+ROUTERS = (*_OF_SITES, *_OF_PEOPLE)
+"""All there is to be asked. The document at /openapi.json is of the sites' protocol alone."""
 
 
 def application() -> FastAPI:
@@ -92,8 +92,8 @@ def create(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    for router in _ROUTERS:
-        app.include_router(router)
+    for router in ROUTERS:
+        app.include_router(router, include_in_schema=router in _OF_SITES)
     for kind in (Refusal, InputError, MachineError, psycopg.Error, PoolTimeout, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(Exception, _refused)
@@ -141,7 +141,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 def _methods(request: Request) -> set[str]:
     """Methods that the path of a request has."""
-    routes = [each for router in _ROUTERS for each in router.routes if isinstance(each, Route)]
+    routes = [each for router in ROUTERS for each in router.routes if isinstance(each, Route)]
     found = [each for each in routes if each.matches(request.scope)[0] is not Match.NONE]
     return {method for each in found for method in each.methods or ()}
 
