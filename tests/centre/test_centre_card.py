@@ -94,12 +94,11 @@ def test_a_process_that_cannot_compute_on_its_card_says_so_before_any_scan(tmp_p
 SEES = """
 import os, sys, threading
 from multiprocessing import Pipe
-from lampyris import projector
 from lampyris.centre import Settings
 from lampyris.centre.jobs import hand
 from pathlib import Path
 
-projector.load = lambda name: print(name, os.environ["CUDA_VISIBLE_DEVICES"])
+hand._unable = lambda card: print("asked", card, os.environ["CUDA_VISIBLE_DEVICES"]) if card else None
 ours, theirs = Pipe()
 held, leash = Pipe(duplex=False)
 
@@ -113,7 +112,7 @@ hand._carry_out(theirs, held, Settings(Path(sys.argv[1])).to_json(), sys.argv[2]
 """
 
 
-@pytest.mark.parametrize(("given", "said"), [("GPU-7", "cuda GPU-7\nready 'GPU-7'\n"), ("", "ready ''\n")])
+@pytest.mark.parametrize(("given", "said"), [("GPU-7", "asked GPU-7 GPU-7\nready 'GPU-7'\n"), ("", "ready ''\n")])
 def test_the_process_that_computes_sees_its_card_alone(tmp_path, given, said):
     command = [sys.executable, "-c", SEES, str(tmp_path), given]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0,1,2"}
