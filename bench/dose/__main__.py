@@ -148,8 +148,9 @@ def _tasks(scenes: tuple[str, ...], scope: tables.Scope) -> list[str]:
             "",
             "d′ of the channelised Hotelling observer (6 difference-of-Gaussian channels) with its exact 95 % interval."
             " Slices of one scan serve as samples, so that the interval is too narrow where they are correlated. The"
-            " ideal observer of all counts knows the rod, of which it is shown what lies in one slice of 1 mm; what the"
-            " counts do not hold no recipe can show.",
+            " ideal observer of all counts is shown what lies of the rod in one slice of 1 mm; a recipe that smooths"
+            " along the rod takes in neighbouring slices and may be above it. What the counts do not hold no recipe can"
+            " show.",
             "",
             *tables.contrast(made),
             "The dose, as a share of the full one, at which each task is seen as well as in full-dose routine (log-log"
