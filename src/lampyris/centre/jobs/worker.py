@@ -111,6 +111,8 @@ async def work(
                     )
                     return
                 except ABSENT as error:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise asyncio.CancelledError from error  # it met a database that was closed already
                     log.warning("the database is away, the worker waits for it", kind=type(error).__name__)
                     await asyncio.sleep(settings.heartbeat_s)
 
