@@ -9,6 +9,7 @@ import time
 
 import pytest
 from obstore.exceptions import BaseError
+from procrastinate.exceptions import ConnectorException
 
 from lampyris.centre.jobs import queue, retention
 from lampyris.centre.jobs.reconstruct import keep
@@ -352,3 +353,26 @@ def test_a_scan_is_forgotten_when_that_is_asked_for(site, worked, inside, settin
     assert inside(forget) == [True, False, False]
     assert site.ask("GET", f"/scans/{manifest.scan}").status_code == 404
     assert not [path for path in (settings.folder / "objects").rglob("*") if path.is_file()]
+
+
+def test_a_worker_that_is_cancelled_ends_though_its_database_went_first(inside):
+    """A queue whose connections were closed meets the cancellation with an error of its own."""
+
+    async def action(centre):
+        begun = asyncio.Event()
+
+        async def gone(**_options):
+            begun.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                raise ConnectorException("the pool is closed") from None
+
+        centre.jobs.run_worker_async = gone
+        worker = asyncio.create_task(work(centre, ("stat",), lambda *_: ([], "pass"), signals=False))
+        await begun.wait()
+        worker.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(worker, 30)
+
+    inside(action)
