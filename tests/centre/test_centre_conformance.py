@@ -1,7 +1,5 @@
 """The conformance statement says what the program does: its tables are those that are made of it."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -11,14 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("conformance_tables", ROOT / "tools" / "conformance_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["conformance_tables"] = module
-    spec.loader.exec_module(module)
-    return module
+def tables(tool) -> ModuleType:
+    return tool("conformance_tables")
 
 
 def test_the_statement_is_what_the_program_does(tables):

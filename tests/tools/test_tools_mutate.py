@@ -1,8 +1,6 @@
 """The mutation run on a toy package: what is tested is killed, what is not survives, what hangs is stopped."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def mutate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutate", ROOT / "tools" / "mutate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutate"] = module
-    spec.loader.exec_module(module)
-    return module
+def mutate(tool) -> ModuleType:
+    return tool("mutate")
 
 
 TOY = '''"""Docstring with 1 + 1."""
