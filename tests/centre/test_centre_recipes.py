@@ -17,30 +17,44 @@ from lampyris.model import InputError, Recipe
 BY = Entry(Kind.CONFIGURE, "wang", address="10.0.0.7")
 
 
+@pytest.fixture
+def with_connection(inside):
+    """A connection of an opened centre, which put the package's recipes there; a bare one (`do`) finds none."""
+
+    def run(action):
+        async def whole(centre):
+            async with centre.pool.connection() as connection:
+                return await action(connection)
+
+        return inside(whole)
+
+    return run
+
+
 def another(version="7-local", **changes) -> Recipe:
     return dataclasses.replace(recipes.recipe("routine"), version=version, **changes)
 
 
-def test_the_recipes_of_the_package_are_active_on_the_first_day(do):
-    found = do(library.listed)
+def test_the_recipes_of_the_package_are_active_on_the_first_day(with_connection):
+    found = with_connection(library.listed)
     assert {(one.name, one.digest) for one in found} == {
         (name, recipes.recipe(name).digest()) for name in recipes.names()
     }
     assert all(one.active and one.origin == "package" for one in found)
-    early = do(lambda connection: library.library_at(connection, datetime(2020, 1, 1, tzinfo=UTC)))
+    early = with_connection(lambda connection: library.library_at(connection, datetime(2020, 1, 1, tzinfo=UTC)))
     assert set(early.texts) == set(recipes.names()), "a scan from before the table was there has its recipe"
 
 
-def test_a_recipe_is_never_changed(do, rows):
-    do(library.listed)
+def test_a_recipe_is_never_changed(with_connection, rows):
+    with_connection(library.listed)
     for statement in ("UPDATE recipe SET json = '{}'", "DELETE FROM recipe", "TRUNCATE recipe CASCADE"):
         with pytest.raises(psycopg.errors.RaiseException):
             rows(statement)
     uploaded = another(kernel="hann")
-    do(lambda connection: library.upload(connection, uploaded.to_json(), BY))
+    with_connection(lambda connection: library.upload(connection, uploaded.to_json(), BY))
     same_version = another(kernel="shepp-logan").to_json()
     with pytest.raises(InputError, match="there already"):
-        do(lambda connection: library.upload(connection, same_version, BY))
+        with_connection(lambda connection: library.upload(connection, same_version, BY))
     assert rows("SELECT who, detail ->> 'what' FROM audit") == [("wang", "recipe added")]
 
 
@@ -57,12 +71,12 @@ def test_a_recipe_is_never_changed(do, rows):
         " " * (library.LONGEST + 1),
     ],
 )
-def test_a_recipe_that_no_station_can_carry_out_is_refused(do, text):
+def test_a_recipe_that_no_station_can_carry_out_is_refused(with_connection, text):
     with pytest.raises(InputError):
-        do(lambda connection: library.upload(connection, text, BY))
+        with_connection(lambda connection: library.upload(connection, text, BY))
 
 
-def test_one_version_is_active_and_a_scan_keeps_the_one_of_its_commit(do):
+def test_one_version_is_active_and_a_scan_keeps_the_one_of_its_commit(with_connection):
     new = another(kernel="hann")
 
     async def action(connection):
@@ -80,7 +94,7 @@ def test_one_version_is_active_and_a_scan_keeps_the_one_of_its_commit(do):
         late = (await library.library_at(connection, datetime.now(UTC))).recipe("routine")
         return at, listed, late
 
-    (before, after), listed, late = do(action)
+    (before, after), listed, late = with_connection(action)
     assert (before.version, after.digest(), late) == (recipes.recipe("routine").version, new.digest(), None)
     assert [(one.version, one.active, one.by) for one in listed] == [
         ("7-local", True, "wang"),
@@ -88,10 +102,10 @@ def test_one_version_is_active_and_a_scan_keeps_the_one_of_its_commit(do):
     ]
 
 
-def test_a_scan_that_names_a_retired_recipe_is_refused_with_the_reason(do, site, inside):
+def test_a_scan_that_names_a_retired_recipe_is_refused_with_the_reason(with_connection, site, inside):
     swift = recipes.recipe("swift").digest()
     before = site.send([b"piece"], recipe="swift")
-    do(lambda connection: library.retire(connection, swift, BY))
+    with_connection(lambda connection: library.retire(connection, swift, BY))
     after = site.send([b"another"], recipe="swift")
 
     async def started(centre):
@@ -130,7 +144,7 @@ def test_the_first_rule_that_fits_names_the_recipe():
             Rule("routine", **wrong)
 
 
-def test_rules_are_changed_by_whoever_saw_the_last_ones_and_keep_their_history(do):
+def test_rules_are_changed_by_whoever_saw_the_last_ones_and_keep_their_history(with_connection):
     async def action(connection):
         before = datetime.now(UTC)
         await library.order(connection, [Rule("swift", body_part="HEAD")], BY, based_on=0)
@@ -143,7 +157,7 @@ def test_rules_are_changed_by_whoever_saw_the_last_ones_and_keep_their_history(d
             await library.retire(connection, recipes.recipe("swift").digest(), BY)
         return held, await library.protocols(connection, before), (await library.use(connection, "swift")).rules
 
-    held, before, rules = do(action)
+    held, before, rules = with_connection(action)
     assert (held.rules, held.who, before.rules, rules) == ((Rule("swift", body_part="HEAD"),), "wang", (), 1)
 
 
