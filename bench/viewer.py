@@ -40,7 +40,7 @@ DRAWN = """() => {
 }"""
 
 
-def slice_of(number: int, matrix: int) -> bytes:
+def slice_of(number: int, matrix: int) -> Dataset:
     """A slice of a cylinder of soft tissue in noise, 1 mm above the one before."""
     rows, columns = np.mgrid[:matrix, :matrix] - (matrix - 1) / 2
     inside = np.hypot(rows, columns) < 0.4 * matrix
@@ -59,6 +59,11 @@ def slice_of(number: int, matrix: int) -> bytes:
     made.PixelData = np.where(inside, 50.0 + noise, -1000.0).astype("<i2").tobytes()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return made
+
+
+def encoded(made: Dataset) -> bytes:
+    """The bytes of a DICOM file."""
     file = DicomBytesIO()
     dcmwrite(file, made, enforce_file_format=True)
     return file.getvalue()
@@ -70,7 +75,7 @@ async def filled(settings: Settings, slices: int, matrix: int) -> sessions.Sessi
         async with centre.pool.connection() as connection:
             await access.invite(connection, SITE)
         for number in range(1, slices + 1):
-            await take(centre, SITE, slice_of(number, matrix))
+            await take(centre, SITE, encoded(slice_of(number, matrix)))
         async with centre.pool.connection() as connection:
             cursor = await connection.execute(
                 "INSERT INTO person (login, name) VALUES ('li', 'Li Si') RETURNING number"

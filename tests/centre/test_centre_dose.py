@@ -75,8 +75,8 @@ def test_a_damaged_report_is_left_out_and_said_so(told, rows):
     assert rows("SELECT event FROM dose") == [("1.6.1",)]
 
 
-def test_a_repeat_is_another_report_of_the_same_body_part_within_a_day(told, rows):
-    """In whatever order they arrive: the earliest last. Phases of one report are no repeats of each other."""
+def test_a_repeat_is_another_study_of_the_same_body_part_within_a_day(told, rows):
+    """In whatever order they arrive: the earliest last. Phases of one study are no repeats of each other."""
 
     def at(uid, moment, **changes):
         told(report(uid, acquisition(f"{uid}.7", started=moment, **changes)))
@@ -88,6 +88,29 @@ def test_a_repeat_is_another_report_of_the_same_body_part_within_a_day(told, row
     told(report("1.2", acquisition("1.2.7", started="20261120081500"), acquisition("1.2.8", started="20261120082000")))
     found = rows("SELECT dose.event, first.event FROM dose JOIN dose AS first ON first.number = dose.repeat_of")
     assert found == [("1.3.7", "1.2.8")]
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_an_irradiation_that_two_reports_tell_of_counts_once_and_is_no_repeat(do, told, rows, anna, ours_first):
+    """The centre's report of a scan, and the scanner's of the two of that study: one of these is the scan's."""
+    (scan,) = rows("INSERT INTO scan (site, id, priority, skeleton) VALUES (%s, 'a', 'stat', '{}') RETURNING number", anna)[0]
+    ours = report("1.8", acquisition("1.8.7", started="20261120101600"), StudyInstanceUID="1.5")
+    phases = [
+        acquisition(f"1.9.{n}", started=f"202611201015{n}0", ctdivol=dose)
+        for n, dose in ((1, "7.21"), (2, "7.25"), (3, "9.5"))
+    ]
+    steps = [
+        lambda: do(lambda connection: index.record(connection, anna, [metadata(ours)], scan=scan)),
+        lambda: told(report("1.9", *phases, StudyInstanceUID="1.5")),
+    ]
+    for step in steps if ours_first else reversed(steps):
+        step()
+    assert rows("SELECT event FROM dose WHERE told_in IS NOT NULL") == [("1.9.1",) if ours_first else ("1.9.2",)]
+    whole = do(lambda connection: statistics.overview(connection, ALL))
+    assert (whole.count, whole.groups[0].ctdivol.high) == (3, 8.375)
+    told(report("1.9", *phases, StudyInstanceUID="1.5"))
+    assert do(lambda connection: statistics.overview(connection, ALL)).count == 3
+    assert rows("SELECT event FROM dose WHERE repeat_of IS NOT NULL") == []
 
 
 @pytest.mark.parametrize(

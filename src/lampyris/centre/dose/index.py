@@ -25,6 +25,8 @@ _LEVEL = re.compile(r"stands for ([0-9.]+)% of the protocol's dose")
 _CONSTANT_ANGLE = "Constant Angle Acquisition"
 _ADULT_YEARS = 18
 _DAY = "interval '24 hours'"
+_SAME = "abs(ours.ctdivol - theirs.ctdivol) <= 0.01 * theirs.ctdivol AND ours.scan IS NOT NULL AND theirs.scan IS NULL"
+"""Of two rows of a study: ours tells of what the scanner's report tells, which rounds its doses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,25 +191,37 @@ def _class(metadata: dict[str, Any]) -> str:
 
 
 async def _keep(connection: Connection, site: str, row: Row, scan: int | None) -> None:
-    """Insert or tell anew, and find of what it is a repeat, and what is a repeat of it."""
+    """Insert or tell anew; find which other report tells of it, of what it is a repeat, and what is one of it."""
     changed = ", ".join(f"{name} = excluded.{name}" for name in _TOLD)
     cursor = await connection.execute(
         f"INSERT INTO dose (site, scan, {', '.join(_COLUMNS)}) VALUES ({', '.join(['%s'] * (len(_COLUMNS) + 2))})"
         f" ON CONFLICT (site, event) DO UPDATE SET {changed}, scan = coalesce(excluded.scan, dose.scan)"
-        " RETURNING number, report".encode(),
+        " RETURNING number".encode(),
         (site, scan, *astuple(row)),
     )
     number = (await cursor.fetchone() or {})["number"]
+    await connection.execute(  # of several pairs that would do, the one that lies nearest in time
+        f"""
+        UPDATE dose SET told_in = pair.ours FROM (
+            SELECT ours.number AS ours, theirs.number AS theirs FROM dose AS ours JOIN dose AS theirs
+                ON theirs.site = ours.site AND theirs.study_uid = ours.study_uid AND {_SAME}
+            WHERE ours.site = %(site)s AND ours.study_uid = %(study)s AND %(number)s IN (ours.number, theirs.number)
+              AND theirs.told_in IS NULL AND NOT EXISTS (SELECT FROM dose AS told WHERE told.told_in = ours.number)
+            ORDER BY abs(extract(epoch FROM ours.at - theirs.at)), ours.number, theirs.number LIMIT 1) AS pair
+        WHERE dose.number = pair.theirs
+        """.encode(),
+        {"site": site, "study": row.study_uid, "number": number},
+    )
     await connection.execute(
         f"""
         UPDATE dose AS later SET repeat_of = (
             SELECT earlier.number FROM dose AS earlier
             WHERE earlier.patient = later.patient AND earlier.examination = later.examination
-              AND earlier.report <> later.report AND earlier.number <> later.number
+              AND earlier.study_uid <> later.study_uid AND earlier.told_in IS NULL AND later.told_in IS NULL
               AND (earlier.at, earlier.number) < (later.at, later.number) AND earlier.at > later.at - {_DAY}
             ORDER BY earlier.at DESC, earlier.number DESC LIMIT 1)
         WHERE later.patient = %(patient)s AND later.examination = %(examination)s AND later.examination <> ''
-          AND (later.number = %(number)s OR later.at BETWEEN %(at)s AND %(at)s + {_DAY})
+          AND later.at BETWEEN %(at)s - {_DAY} AND %(at)s + {_DAY}
         """.encode(),
-        {"patient": row.patient, "examination": row.examination, "number": number, "at": row.at},
+        {"patient": row.patient, "examination": row.examination, "at": row.at},
     )

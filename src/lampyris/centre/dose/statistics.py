@@ -23,7 +23,7 @@ ROWS = (
 class Which:
     """A choice of doses; `sites` are those that the caller may see, and bound every query.
 
-    None and "" choose all, but for age: children are told apart from adults, and from those whose age is not told.
+    An irradiation that our own report and the scanner's tell of counts once. None and "" choose all, but for age: children are told apart from adults, and from those whose age is not told.
     """
 
     sites: tuple[str, ...]
@@ -35,7 +35,7 @@ class Which:
 
     def where(self) -> tuple[str, dict[str, Any]]:
         """The condition on `dose`, and its parameters."""
-        terms = ["site = ANY(%(sites)s)"]
+        terms = ["site = ANY(%(sites)s)", "told_in IS NULL"]
         for name in ("site", "examination", "age_class"):
             terms += [f"{name} = %({name})s"] if getattr(self, name) else []
         terms += [] if self.age_class else ["age_class <> 'child'"]
@@ -104,7 +104,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """An irradiation of a body part that was irradiated within the day before, by another report."""
+    """An irradiation of a body part that was irradiated within the day before, in another study."""
 
     site: str
     study_uid: str
