@@ -77,6 +77,16 @@ def test_another_object_under_a_uid_that_is_taken_is_refused(sent, rows):
     assert rows("SELECT outcome FROM audit WHERE kind = 'store' ORDER BY number DESC LIMIT 1") == [("refused",)]
 
 
+def test_a_node_stores_no_more_in_a_day_than_its_quota(sent, rows, settings):
+    size = len(encoded(dataset("s", "a")))
+    object.__setattr__(settings, "stored_bytes", 2 * size + 100)
+    found = sent(*(dataset("s", "a", number) for number in (1, 2, 3)), options=["--no-halt"], check=False)
+    assert "OutOfResources" in found.stderr
+    assert rows("SELECT count(*) FROM instance") == [(2,)]
+    assert rows("SELECT who FROM stored") == [("node:CT1",)]
+    assert rows("SELECT outcome FROM audit WHERE kind = 'store' ORDER BY number DESC LIMIT 1") == [("refused",)]
+
+
 def test_a_node_that_may_not_store_stores_nothing(port, settings, sent, rows):
     rows("UPDATE node SET may = '{query,retrieve}'")
     sent(dataset("s", "a"), check=False)

@@ -59,7 +59,7 @@ class Settings:
     upload_bytes: int = 8 << 30
     """Longest body of one request that stores DICOM."""
     stored_bytes: int = 200 << 30
-    """What one account may store in a day."""
+    """What one account, or one DICOM node, may store in a day."""
 
     def __post_init__(self) -> None:
         numbers = (self.open_scans, self.waiting_scans, self.bodies, self.tries, self.heartbeat_s, self.requests_per_s)

@@ -98,10 +98,10 @@ CREATE TABLE flow (
     expires     timestamptz NOT NULL
 );
 
--- Bytes that somebody stored, by day (UTC).
+-- Bytes that somebody stored, by day (UTC): person:NUMBER or node:TITLE.
 CREATE TABLE stored (
-    person      bigint NOT NULL REFERENCES person ON DELETE CASCADE,
+    who         text NOT NULL,
     day         date NOT NULL,
     bytes       bigint NOT NULL,
-    PRIMARY KEY (person, day)
+    PRIMARY KEY (who, day)
 );

@@ -52,7 +52,7 @@ async def forgiven(connection: Connection, tried: Try) -> None:
 async def check_quota(connection: Connection, person: int, size: int, most: int) -> None:
     """Refusal 413 when so many bytes would be more than somebody may store in a day (UTC)."""
     cursor = await connection.execute(
-        "SELECT bytes FROM stored WHERE person = %s AND day = (now() AT TIME ZONE 'UTC')::date", (person,)
+        "SELECT bytes FROM stored WHERE who = %s AND day = (now() AT TIME ZONE 'UTC')::date", (f"person:{person}",)
     )
     stored = int((await cursor.fetchone() or {"bytes": 0})["bytes"])
     if stored + size > most:
@@ -62,10 +62,22 @@ async def check_quota(connection: Connection, person: int, size: int, most: int)
 async def spend(connection: Connection, person: int, size: int) -> None:
     """Count bytes that somebody has stored today."""
     await connection.execute(
-        "INSERT INTO stored (person, day, bytes) VALUES (%s, (now() AT TIME ZONE 'UTC')::date, %s)"
-        " ON CONFLICT (person, day) DO UPDATE SET bytes = stored.bytes + excluded.bytes",
-        (person, size),
+        "INSERT INTO stored (who, day, bytes) VALUES (%s, (now() AT TIME ZONE 'UTC')::date, %s)"
+        " ON CONFLICT (who, day) DO UPDATE SET bytes = stored.bytes + excluded.bytes",
+        (f"person:{person}", size),
     )
+
+
+async def reserve(connection: Connection, title: str, size: int, most: int) -> bool:
+    """Count bytes that a DICOM node is about to store today; False, and nothing counted, where they are too many."""
+    cursor = await connection.execute(
+        "INSERT INTO stored (who, day, bytes) SELECT %(who)s, (now() AT TIME ZONE 'UTC')::date, %(size)s"
+        " WHERE %(size)s <= %(most)s"
+        " ON CONFLICT (who, day) DO UPDATE SET bytes = stored.bytes + excluded.bytes"
+        " WHERE stored.bytes + excluded.bytes <= %(most)s RETURNING bytes",
+        {"who": f"node:{title}", "size": size, "most": most},
+    )
+    return await cursor.fetchone() is not None
 
 
 async def sweep(connection: Connection) -> None:

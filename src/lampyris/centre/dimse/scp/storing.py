@@ -13,6 +13,7 @@ from lampyris.centre.archive.intake import take
 from lampyris.centre.audit.chain import Kind
 from lampyris.centre.database import ABSENT
 from lampyris.centre.dimse.scp.server import Door
+from lampyris.centre.people import patience
 from lampyris.model import FormatError, StorageError
 
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, NOT_UNDERSTOOD, NOT_AUTHORISED = 0x0000, 0xA700, 0xA900, 0xC000, 0x0124
@@ -43,7 +44,12 @@ def store(door: Door, event: Event) -> int:
     if "store" not in node.may:
         door.noted(event, Kind.STORE, "refused", uid)
         return NOT_AUTHORISED
+    size, most = event.dataset_path.stat().st_size, door.centre.settings.stored_bytes
     try:
+        if not door.ask(lambda connection: patience.reserve(connection, node.aet, size, most)):
+            door.log.warning("object refused", node=node.aet, reason=f"{most} bytes a day are its quota")
+            door.noted(event, Kind.STORE, "refused", uid, reason="quota of the day")
+            return OUT_OF_RESOURCES
         taken = door.run(take(door.centre, node.site, event.dataset_path, check=_as_said(request)))
     except MismatchError:
         return MISMATCH

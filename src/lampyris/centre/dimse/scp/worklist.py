@@ -3,7 +3,7 @@
 PS3.4 annexes K and F.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -27,9 +27,8 @@ _STATES = ("IN PROGRESS", "DISCONTINUED", "COMPLETED")
 def find(door: Door, event: Event) -> Iterator[tuple[int, Dataset | None]]:
     """Answer a worklist query: the site's steps that wait and match."""
     node = door.node_of(event)
-    try:
-        query = settle_text(event.identifier)
-    except Exception:  # whatever a peer's bytes make of the library
+    query = _read(lambda: event.identifier)
+    if query is None:
         yield NOT_UNDERSTOOD, None
         return
     waiting = door.ask(lambda connection: orders.due(connection, node.site))
@@ -73,9 +72,8 @@ def step_of(row: dict[str, Any]) -> Dataset:
 def created(door: Door, event: Event) -> tuple[int | Dataset, Dataset | None]:
     """A modality begins (N-CREATE)."""
     node, uid = door.node_of(event), str(getattr(event.request, "AffectedSOPInstanceUID", None) or "")
-    try:
-        step = settle_text(event.attribute_list)
-    except Exception:
+    step = _read(lambda: event.attribute_list)
+    if step is None:
         return _FAILED, None
     if not UID(uid).is_valid or not uid:
         return _INVALID, None
@@ -93,9 +91,8 @@ def created(door: Door, event: Event) -> tuple[int | Dataset, Dataset | None]:
 def changed(door: Door, event: Event) -> tuple[int | Dataset, Dataset | None]:
     """A modality tells more, or that it has ended (N-SET)."""
     node, uid = door.node_of(event), str(getattr(event.request, "RequestedSOPInstanceUID", None) or "")
-    try:
-        changes = settle_text(event.modification_list)
-    except Exception:
+    changes = _read(lambda: event.modification_list)
+    if changes is None:
         return _FAILED, None
     state = changes.get("PerformedProcedureStepStatus")
     if state not in (None, *_STATES):
@@ -110,6 +107,14 @@ def changed(door: Door, event: Event) -> tuple[int | Dataset, Dataset | None]:
         return refused, None
     door.noted(event, Kind.STORE, "success", uid, mpps=state or "IN PROGRESS")
     return SUCCESS, changes
+
+
+def _read(encoded: Callable[[], Dataset]) -> Dataset | None:
+    """What a peer sent, its text as UTF-8; None for bytes that are no data set."""
+    try:
+        return settle_text(encoded())
+    except Exception:  # whatever a peer's bytes make of the library
+        return None
 
 
 def handlers(door: Door) -> list[Any]:
