@@ -19,7 +19,7 @@ from lampyris.centre.audit.export import export
 from lampyris.centre.audit.search import Wanted, everything, search
 from lampyris.centre.audit.verify import Anchor, verify
 from lampyris.centre.jobs import retention
-from lampyris.model import InputError, ProgramError
+from lampyris.model import FormatError, InputError, ProgramError
 from lampyris.transfer import SiteKey, enrolment_request
 
 ENTRIES = (
@@ -106,6 +106,17 @@ def test_an_anchor_is_signed_and_another_key_s_is_refused(chain, tmp_path):
     with pytest.raises(InputError):
         anchors.dropped(tmp_path / anchors.ANCHORS, SiteKey.generate().public)
     assert anchors.dropped(tmp_path / "none", key) == []
+
+
+def test_processes_that_share_no_folder_sign_with_the_key_of_the_environment(chain, tmp_path, monkeypatch):
+    key = SiteKey.generate()
+    monkeypatch.setenv(anchors.VARIABLE, key.key.as_pem(private=True).decode())
+    dropped = chain(lambda connection: anchors.drop(connection, tmp_path))
+    assert anchors.dropped(tmp_path / anchors.ANCHORS, key.public) == [dropped]
+    assert not (tmp_path / anchors.KEY).exists()
+    monkeypatch.setenv(anchors.VARIABLE, "no key")
+    with pytest.raises(FormatError, match="LAMPYRIS_AUDIT_KEY"):
+        anchors.key_of(tmp_path)
 
 
 def test_many_who_write_at_once_make_one_chain(inside):

@@ -52,12 +52,17 @@ class SiteKey:
             raise StorageError(f"the key {path.name} cannot be read ({error.strerror})") from error
         if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
             raise StorageError(f"the key {path.name} may be read by others (mode {stat.S_IMODE(mode):o}): chmod 600 it")
+        return SiteKey.of(text, path.name)
+
+    @staticmethod
+    def of(text: bytes, name: str) -> "SiteKey":
+        """A key from its PEM (PKCS 8); FormatError, which calls it `name`, when it is no such key."""
         try:
             key = OKPKey.import_key(text)
         except (JoseError, ValueError) as error:
-            raise FormatError(f"{path.name} holds no private key in PEM") from error
+            raise FormatError(f"{name} holds no private key in PEM") from error
         if key.curve_name != ALGORITHM or not key.is_private:
-            raise FormatError(f"{path.name} holds a key of another kind: expected a private Ed25519 key")
+            raise FormatError(f"{name} holds a key of another kind: expected a private Ed25519 key")
         return SiteKey(key)
 
     def save(self, path: Path) -> None:

@@ -21,6 +21,8 @@ from lampyris.transfer.signing import Envelope
 TYPE = "lampyris-audit-anchor+jws"
 KEY, ANCHORS = "audit.key", "audit.anchors"
 """In the folder of the centre: the private key (mode 600), and the anchors, one JWS in compact form a line."""
+VARIABLE = "LAMPYRIS_AUDIT_KEY"
+"""Holds the private key in PEM where processes of one centre share no folder."""
 
 
 async def drop(connection: Connection, folder: Path) -> Anchor | None:
@@ -50,7 +52,13 @@ def dropped(place: Path, key: PublicKey) -> list[Anchor]:
 
 
 def key_of(folder: Path) -> SiteKey:
-    """The key that signs anchors of this folder; made when there is none yet. Raises StorageError."""
+    """The key that signs anchors: the environment's, or this folder's, made when there is none yet.
+
+    Raises StorageError, FormatError.
+    """
+    shared = os.environ.get(VARIABLE)
+    if shared:
+        return SiteKey.of(shared.encode(), VARIABLE)
     place = folder / KEY
     if not place.is_file():
         fresh = SiteKey.generate()
