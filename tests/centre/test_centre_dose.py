@@ -93,7 +93,8 @@ def test_a_repeat_is_another_study_of_the_same_body_part_within_a_day(told, rows
 @pytest.mark.parametrize("ours_first", [True, False])
 def test_an_irradiation_that_two_reports_tell_of_counts_once_and_is_no_repeat(do, told, rows, anna, ours_first):
     """The centre's report of a scan, and the scanner's of the two of that study: one of these is the scan's."""
-    (scan,) = rows("INSERT INTO scan (site, id, priority, skeleton) VALUES (%s, 'a', 'stat', '{}') RETURNING number", anna)[0]
+    made = "INSERT INTO scan (site, id, priority, skeleton) VALUES (%s, 'a', 'stat', '{}') RETURNING number"
+    ((scan,),) = rows(made, anna)
     ours = report("1.8", acquisition("1.8.7", started="20261120101600"), StudyInstanceUID="1.5")
     phases = [
         acquisition(f"1.9.{n}", started=f"202611201015{n}0", ctdivol=dose)

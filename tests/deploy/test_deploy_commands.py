@@ -51,7 +51,7 @@ def refusal(arguments: list[str]) -> str | None:
 def test_every_kind_of_process_is_deployed_in_each_way():
     for ways in ("lampyris-", "compose ", "kubernetes "):
         verbs = {arguments[0] for where, arguments in lampyris_commands() if where.startswith(ways)}
-        assert {"serve", "work"} <= verbs
+        assert {"serve", "work", "node"} <= verbs
 
 
 def test_the_script_of_the_operator_asks_for_the_command_that_the_tests_read():

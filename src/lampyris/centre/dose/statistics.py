@@ -23,7 +23,8 @@ ROWS = (
 class Which:
     """A choice of doses; `sites` are those that the caller may see, and bound every query.
 
-    An irradiation that our own report and the scanner's tell of counts once. None and "" choose all, but for age: children are told apart from adults, and from those whose age is not told.
+    An irradiation that our own report and the scanner's tell of counts once. None and "" choose all, but for age:
+    children are told apart from adults, and from those whose age is not told.
     """
 
     sites: tuple[str, ...]
