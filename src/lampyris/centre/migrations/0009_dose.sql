@@ -33,7 +33,7 @@ COMMENT ON COLUMN dose.examination IS 'a key of reference_levels.json, empty whe
 COMMENT ON COLUMN dose.level IS 'part of the dose of its protocol that the scan stands for, where our report says so';
 COMMENT ON COLUMN dose.repeat_of IS 'an earlier irradiation of the same body part within a day, of another study';
 COMMENT ON COLUMN dose.told_in IS 'our own row of the same irradiation; it counts, and this one, of the scanner''s report, does not';
-CREATE INDEX dose_grouped ON dose (examination, protocol, site) INCLUDE (at, age_class, ctdivol, dlp, ssde);
+CREATE INDEX dose_grouped ON dose (examination, protocol, site) INCLUDE (at, age_class, ctdivol, dlp, ssde) WHERE told_in IS NULL;
 CREATE INDEX dose_at ON dose (site, at);
 CREATE INDEX dose_patient ON dose (patient, examination, at) WHERE patient IS NOT NULL;
 CREATE INDEX dose_repeat ON dose (at) WHERE repeat_of IS NOT NULL;
