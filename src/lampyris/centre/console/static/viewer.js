@@ -126,7 +126,8 @@
         routeName: { $set: 'read' },
         displayName: { $set: 'Lampyris' },
         hangingProtocol: { $set: 'lampyris' },
-        routes: { 0: { layoutInstance: { props: { leftPanelClosed: { $set: true } } } } }, // three panes need the width
+        // Three panes need the width; the list of measurements opens with the first one.
+        routes: { 0: { layoutInstance: { props: { leftPanelClosed: { $set: true }, rightPanelClosed: { $set: true } } } } },
       },
     },
     customizationService: {
@@ -154,7 +155,7 @@
     },
     showStudyList: false,
     investigationalUseDialog: { option: 'never' }, // said in the bar, at all times
-    maxNumberOfWebWorkers: 3,
+    maxNumberOfWebWorkers: Math.max(1, Math.min(3, navigator.hardwareConcurrency - 1)), // the page itself needs a core
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: true,
     showLoadingIndicator: true,
