@@ -6,6 +6,7 @@ DATA ?= lampyris-centre
 SOURCE ?=
 OUT ?= out
 OPTIONS ?=
+WORKERS ?= 2
 
 .PHONY: run journey test check check-slow bench judges screenshots
 
@@ -23,7 +24,7 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check-slow: .venv/dev.stamp
 	$(BIN)/python -m pytest -m slow

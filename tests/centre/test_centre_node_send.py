@@ -1,8 +1,12 @@
 """Studies go to nodes by C-STORE and STOW-RS, and both sides say what they keep; Orthanc and dcmtk are the peers."""
 
 import asyncio
+import dataclasses
+import json
+import threading
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pydicom
 import pytest
@@ -17,7 +21,9 @@ from lampyris.centre import opened
 from lampyris.centre.archive.intake import take
 from lampyris.centre.dimse.commitment import INSTANCE
 from lampyris.centre.dimse.contexts import COMMITMENT
+from lampyris.centre.dimse.nodes import Node, stow_key
 from lampyris.dicom.ids import uid
+from lampyris.model import MachineError
 
 NAME = "Zhang^San=𠮷^三"
 
@@ -119,6 +125,76 @@ def test_a_study_goes_to_orthanc_which_commits_itself_to_it(way, judge, settings
     })  # fmt: skip
     assert found["PatientMainDicomTags"]["PatientName"] == NAME
     assert len(found["Series"]) == 2
+
+
+class Door(BaseHTTPRequestHandler):
+    """A STOW-RS that opens to one key alone."""
+
+    def do_POST(self):
+        boundary = self.headers["Content-Type"].rpartition("boundary=")[2].encode()
+        end = b"--" + boundary + b"--\r\n"
+        body = b""
+        while not body.endswith(end):  # chunks, whose sizes say nothing here
+            body += self.rfile.read(int(self.rfile.readline(), 16))
+            self.rfile.readline()
+        self.rfile.readline(), self.rfile.readline()
+        told = json.dumps({}).encode()
+        self.send_response(200 if self.headers["Authorization"] == KEY else 401)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_):
+        pass
+
+
+KEY = "Bearer 5f1c0a"
+
+
+@pytest.fixture
+def door():
+    """Its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/studies"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_node_that_asks_for_a_key_is_shown_the_one_that_is_its_own(door, settings, kept, radiologist, tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'OTHER = "Bearer other"\nDOOR = "{KEY}"\n')
+    keys.chmod(0o600)
+    kept(dataset("keyed", "a"))
+    know(settings, "DOOR", stow=door)
+    for stow_keys, expected in ((None, 0), (str(keys), 1)):
+        object.__setattr__(settings, "stow_keys", stow_keys)
+        with answering(settings):
+            radiologist.post(f"/studies/{uid('keyed')}/send", data={"node": "DOOR"})
+            one = until(radiologist, "keyed", ended)[0]
+        assert (one["way"], one["sent"]) == ("stow", expected)
+
+
+def test_a_key_travels_neither_in_clear_nor_from_a_file_that_others_read(settings, tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'DOOR = "{KEY}"\nBENT = 7\n')
+    object.__setattr__(settings, "stow_keys", str(keys))
+    node = Node("DOOR", "st-anna", "192.0.2.7", 104, ("store",), stow="http://192.0.2.7/studies")
+    keys.chmod(0o640)
+    with pytest.raises(MachineError, match="chmod 600"):
+        stow_key(settings, node)
+    keys.chmod(0o600)
+    with pytest.raises(MachineError, match="in clear"):
+        stow_key(settings, node)
+    with pytest.raises(MachineError, match="BENT"):
+        stow_key(settings, dataclasses.replace(node, aet="BENT"))
+    assert stow_key(settings, dataclasses.replace(node, stow="https://pacs.example/studies")) == KEY
+    assert stow_key(settings, dataclasses.replace(node, aet="NOBODY")) is None
+    object.__setattr__(settings, "stow_keys", str(tmp_path / "none"))
+    with pytest.raises(MachineError, match="cannot be read"):
+        stow_key(settings, node)
 
 
 @pytest.mark.judge

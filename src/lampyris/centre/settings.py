@@ -36,6 +36,8 @@ class Settings:
     """AE title of the centre in the DICOM network."""
     dicom_tls: str | None = None
     """Folder of cert.pem, key.pem and ca.pem for DICOM over TLS."""
+    stow_keys: str | None = None
+    """File (TOML) of what stands in the Authorization header of STOW-RS to a node, by AE title."""
     open_scans: int = 64
     """Scans that one site may have open; as many again for STAT."""
     waiting_scans: int = 20_000

@@ -29,6 +29,7 @@ def settings_of(arguments: argparse.Namespace) -> "Settings":
         "traces": os.environ.get("LAMPYRIS_TRACES"),
         "aet": os.environ.get("LAMPYRIS_AET"),
         "dicom_tls": os.environ.get("LAMPYRIS_DICOM_TLS"),
+        "stow_keys": os.environ.get("LAMPYRIS_STOW_KEYS"),
         "oidc": os.environ.get("LAMPYRIS_OIDC"),
         "behind_proxy": getattr(arguments, "behind_proxy", None),
     }

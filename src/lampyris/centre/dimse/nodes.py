@@ -7,9 +7,12 @@ address. Hosts come from operators alone: nothing that a person or a peer sends 
 import asyncio
 import dataclasses
 import ipaddress
+import os
 import re
 import socket
 import ssl
+import stat
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,6 +235,31 @@ def answering(settings: Settings) -> ssl.SSLContext:
 def trusting(settings: Settings) -> ssl.SSLContext:
     """What HTTPS to a node is secured by: the authority that DICOM goes by. Raises MachineError."""
     return ssl.create_default_context(cafile=str(_tls(settings) / "ca.pem"))
+
+
+def stow_key(settings: Settings, node: Node) -> str | None:
+    """What stands in the Authorization header of STOW-RS to a node; None where nothing is known.
+
+    Raises MachineError for a file that others may read, that is no TOML of texts, or a key that would travel in clear.
+    """
+    if settings.stow_keys is None:
+        return None
+    place = Path(settings.stow_keys)
+    try:
+        mode, told = place.stat().st_mode, tomllib.loads(place.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MachineError(f"the file that LAMPYRIS_STOW_KEYS names cannot be read ({type(error).__name__})") from error
+    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+        raise MachineError("the file that LAMPYRIS_STOW_KEYS names may be read by others: chmod 600 it")
+    key = told.get(node.aet)
+    if key is None:
+        return None
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise MachineError(f"the key of {node.aet} in the file that LAMPYRIS_STOW_KEYS names is no line of ASCII text")
+    address = urlsplit(node.stow or "")
+    if address.scheme != "https" and address.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise MachineError(f"the STOW-RS address of {node.aet} is not https: its key would travel in clear")
+    return key
 
 
 def _tls(settings: Settings) -> Path:

@@ -78,8 +78,9 @@ def _stow(settings: Settings, store: Store, node: Node, instances: Sequence[Foun
     verify = ssl.create_default_context()
     if settings.dicom_tls is not None:
         verify = nodes.trusting(settings)
-    limits = httpx.Timeout(_TAKES_S, connect=_WAIT_S)
-    with httpx.Client(verify=verify, trust_env=False, timeout=limits, follow_redirects=False) as client:
+    limits, key = httpx.Timeout(_TAKES_S, connect=_WAIT_S), nodes.stow_key(settings, node)
+    headers = {} if key is None else {"Authorization": key}
+    with httpx.Client(verify=verify, trust_env=False, timeout=limits, headers=headers) as client:
         for batch in _batches(instances):
             refused = _posted(client, node, store, batch)
             for one in batch:
