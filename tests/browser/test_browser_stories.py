@@ -69,7 +69,7 @@ def test_a_scan_is_watched_from_its_first_byte_to_its_series(visit, place, study
     manifest = place.site.manifest(pieces, recipe=RECIPE, priority="stat")
     row = page.locator("tbody tr", has=page.locator(f"code:text-is('{manifest.scan[:10]}')"))
     state = row.locator(".state-of")
-    place.site.open(manifest)
+    assert place.site.open(manifest).status_code == 201
     expect(state).to_contain_text("arriving")
     expect(row).to_contain_text("STAT")
     for piece in pieces:

@@ -1,5 +1,7 @@
 """Who is let in by the centre's DICOM node, and what a bad peer may cost it."""
 
+import asyncio
+import contextlib
 import dataclasses
 import datetime
 import ipaddress
@@ -18,9 +20,11 @@ from centre_orthanc import free_port
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from procrastinate.exceptions import ConnectorException
 from pynetdicom import AE
 
 from lampyris.centre.dimse import nodes
+from lampyris.centre.dimse.service import serve
 from lampyris.centre.settings import VARIABLE
 from lampyris.dicom.source import unquoted
 
@@ -172,6 +176,50 @@ def test_connections_beyond_what_is_held_are_closed(port, settings, monkeypatch)
         assert time.monotonic() < deadline
     for one in held:
         one.close()
+
+
+def test_a_node_ends_though_its_database_went_first(inside):
+    """A queue whose connections were closed meets the cancellation with an error of its own."""
+
+    async def action(centre):
+        begun = asyncio.Event()
+
+        async def gone(**_options):
+            begun.set()
+            try:
+                await asyncio.sleep(600)
+            except asyncio.CancelledError:
+                raise ConnectorException("the pool is closed") from None
+
+        centre.jobs.run_worker_async = gone
+
+        async def node():
+            async with serve(centre, ("127.0.0.1", 0)):
+                await begun.wait()
+
+        await asyncio.wait_for(node(), 60)
+
+    inside(action)
+
+
+def test_what_beats_beside_the_node_ends_though_its_wait_swallowed_that(inside, monkeypatch):
+    async def action(centre):
+        looked = asyncio.Event()
+
+        async def looks(*_args, **_options):
+            looked.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(600)
+
+        monkeypatch.setattr("lampyris.centre.dimse.work.recover", looks)
+
+        async def node():
+            async with serve(centre, ("127.0.0.1", 0)):
+                await looked.wait()
+
+        await asyncio.wait_for(node(), 60)
+
+    inside(action)
 
 
 def associated(port, calling):

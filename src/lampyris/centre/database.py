@@ -4,6 +4,7 @@ Our own listens on a socket alone and lets in the one user of the machine who ru
 Migrations go forward only: ours, and those of the job queue, each in its own transaction, noted with its digest.
 """
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -45,6 +46,16 @@ _DOOR = {
 """Who may come in: over the socket, whom the kernel says to be the user who runs the centre."""
 _OF_ROOT = "pgserver"
 """The user as whom the wheel runs a database of root's: PostgreSQL will not run as root."""
+
+
+def told_to_end() -> bool:
+    """Whether the task that asks was cancelled.
+
+    A database that goes at the same moment hides that behind an error of its own, a wait that was just over swallows it
+    (`asyncio.wait_for` before Python 3.12): a loop that outlives both asks here whether it may go on.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class DatabaseError(MachineError):

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from procrastinate import JobContext
 
-from lampyris.centre.database import ABSENT, Connection
+from lampyris.centre.database import ABSENT, Connection, told_to_end
 from lampyris.centre.dimse import commitment, send
 from lampyris.centre.dimse.commitment import QUEUE
 from lampyris.centre.dimse.scp.server import Door
@@ -105,6 +105,8 @@ async def _serve(door: Door) -> None:
             )
             return
         except ABSENT as error:
+            if told_to_end():
+                raise asyncio.CancelledError from error
             door.log.warning("the database is away, the network waits for it", kind=type(error).__name__)
             await asyncio.sleep(settings.heartbeat_s)
 
@@ -112,7 +114,7 @@ async def _serve(door: Door) -> None:
 async def _keep(door: Door) -> None:
     """Find what a process that died has left, and nodes that never said what they commit themselves to."""
     heartbeat_s = door.centre.settings.heartbeat_s
-    while True:
+    while not told_to_end():
         with contextlib.suppress(*ABSENT):
             async with door.centre.pool.connection() as connection:
                 await recover(connection, door, silent_s=heartbeat_s * _SILENT_HEARTBEATS)

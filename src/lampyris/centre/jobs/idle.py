@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import structlog
 
-from lampyris.centre.database import ABSENT
+from lampyris.centre.database import ABSENT, told_to_end
 from lampyris.centre.jobs import early
 from lampyris.centre.jobs.early import Begun
 from lampyris.centre.jobs.hand import Hand, blamed, obey
@@ -124,7 +124,7 @@ class Idle:
 
     async def _run(self, folder: Path) -> None:
         heartbeat_s = self._centre.settings.heartbeat_s
-        while True:
+        while not told_to_end():
             await self._free.wait()
             begun = None
             try:

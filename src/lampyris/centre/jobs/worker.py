@@ -22,7 +22,7 @@ from procrastinate import App, JobContext
 from lampyris.centre.archive import index
 from lampyris.centre.archive.entry import Entry
 from lampyris.centre.audit import anchors
-from lampyris.centre.database import ABSENT, Connection
+from lampyris.centre.database import ABSENT, Connection, told_to_end
 from lampyris.centre.jobs import early, queue, remakes, retention
 from lampyris.centre.jobs.hand import Made, Watch, blamed
 from lampyris.centre.jobs.idle import Idle
@@ -111,8 +111,8 @@ async def work(
                     )
                     return
                 except ABSENT as error:
-                    if (task := asyncio.current_task()) is not None and task.cancelling():
-                        raise asyncio.CancelledError from error  # it met a database that was closed already
+                    if told_to_end():
+                        raise asyncio.CancelledError from error
                     log.warning("the database is away, the worker waits for it", kind=type(error).__name__)
                     await asyncio.sleep(settings.heartbeat_s)
 
@@ -232,7 +232,9 @@ async def _surely(centre: Centre, action: Callable[[Connection], Awaitable[T]]) 
         try:
             async with centre.pool.connection() as connection:
                 return await action(connection)
-        except ABSENT:
+        except ABSENT as error:
+            if told_to_end():
+                raise asyncio.CancelledError from error
             await asyncio.sleep(centre.settings.heartbeat_s)
 
 
@@ -242,7 +244,7 @@ async def _told(centre: Centre, table: Table, which: tuple[int, int], progress: 
 
     async def tell() -> None:
         last = ("", 0.0)
-        while True:
+        while not told_to_end():
             await asyncio.sleep(_TELL_S)
             if progress.at != last:
                 last = progress.at
@@ -262,7 +264,7 @@ async def _kept(centre: Centre) -> AsyncIterator[None]:
 
     async def keep() -> None:
         log, swept = structlog.get_logger(), float("-inf")
-        while True:
+        while not told_to_end():
             with contextlib.suppress(*ABSENT, StorageError):
                 async with centre.pool.connection() as connection:
                     for table in _TABLES:

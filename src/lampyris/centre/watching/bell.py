@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import psycopg
 
+from lampyris.centre.database import told_to_end
 from lampyris.centre.jobs import queue
 from lampyris.centre.refusals import wait
 
@@ -27,7 +28,7 @@ class Bell:
 
     async def listen(self) -> None:
         """Pass notifications on until cancelled; a lost connection is made again."""
-        while True:
+        while not told_to_end():
             with contextlib.suppress(psycopg.OperationalError):
                 connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
                 async with connection:
