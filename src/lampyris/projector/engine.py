@@ -8,10 +8,21 @@ from types import ModuleType
 from typing import Any, Protocol, cast
 
 import numba
+from array_api_compat import numpy as host
 
 from lampyris.model import EngineUnavailable, Float32, Float64, InputError
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where an engine's arrays live: `xp` their namespace (array API), `up` takes an array there from the host as a
+    copy, `down` brings one back; on the host itself both give the array as it is."""
+
+    xp: ModuleType
+    up: Callable[[Any], Any]
+    down: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,7 @@ class Engine:
     description: str
     forward: Callable[[Plan, Float32], Float32]
     adjoint: Callable[[Plan, Float32], Float32]
+    memory: Memory
 
 
 class VoxelSum(Protocol):
@@ -49,12 +61,13 @@ def load(name: str = "cpu") -> Engine:
     Raises EngineUnavailable where it cannot run here, InputError where there is none of that name.
     """
     if name == "cpu":
-        return Engine(name, _cpu(), cpu.forward, cpu.adjoint)
+        return Engine(name, _cpu(), cpu.forward, cpu.adjoint, _HOST)
     if name == "reference":
-        return Engine(name, _REFERENCE, reference.forward, reference.adjoint)
+        return Engine(name, _REFERENCE, reference.forward, reference.adjoint, _HOST)
     if name == "cuda":
         cuda = _cuda()
-        return Engine(name, _described(cuda.card()), cuda.forward, cuda.adjoint)
+        described = _described(cuda.card())
+        return Engine(name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down))
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
 
 
@@ -77,6 +90,11 @@ def available() -> tuple[Availability, ...]:
     )
 
 
+def _as_it_is(array: Any) -> Any:
+    return array
+
+
+_HOST = Memory(host, _as_it_is, _as_it_is)
 _REFERENCE = "plain float64 loops, for small sizes and for judging the others"
 
 

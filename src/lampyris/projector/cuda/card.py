@@ -1,7 +1,15 @@
-"""This process's CUDA card → its name and memory, or the reason why there is none."""
+"""This process's CUDA card → its name and memory, or the reason why there is none; arrays go up to it and come down.
 
+Arrays on the card are CuPy's. Numba's simulator has no card: there they are NumPy's, and everything that is written
+for the namespace of its arrays runs the same way (docs/decisions/0211).
+"""
+
+import importlib
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 from numba import config, cuda
 
 from lampyris.model import EngineUnavailable
@@ -29,8 +37,43 @@ def card() -> Card:
         raise EngineUnavailable(f"engine 'cuda' cannot run: {_reason()}")
     device = cuda.get_current_device()
     free, total = cuda.current_context().get_memory_info()
+    free += xp().get_default_memory_pool().free_bytes()  # held for arrays to come
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
     return Card(name, tuple(device.compute_capability), int(total), int(free), False)
+
+
+def xp() -> ModuleType:
+    """The namespace of arrays on the card, as of the array API: CuPy's; NumPy's in the simulator.
+
+    Raises EngineUnavailable without CuPy.
+    """
+    try:
+        return importlib.import_module(f"array_api_compat.{'numpy' if SIMULATED else 'cupy'}")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"engine 'cuda' cannot run: CuPy is not installed ({error.name}); pip install 'lampyris[gpu]'"
+        ) from error
+
+
+def up(array: Any) -> Any:
+    """A copy on the card of an array on the host; one that is there already is not copied."""
+    return np.array(array) if SIMULATED else xp().asarray(array)
+
+
+def down(array: Any) -> Any:
+    """A copy on the host (NumPy) of an array on the card, which waits for what is still being worked out."""
+    return np.array(array) if SIMULATED else array.get()
+
+
+def lives_here(array: Any) -> bool:
+    """Whether an array is on a card; in the simulator none can be told from one on the host."""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def to_kernels(*arrays: Any) -> tuple[Any, ...]:
+    """Arrays on the card as Numba's kernels take them: without waiting for what was asked of CuPy before, which goes
+    through the same stream."""
+    return arrays if SIMULATED else tuple(cuda.as_cuda_array(each, sync=False) for each in arrays)
 
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
