@@ -4,6 +4,7 @@ from lampyris.model.arrays import Above, Bool, Counts, Float32, Float64, Progres
 from lampyris.model.assessment import Assessment, Curve, Detection, Figure, Origin, Passport
 from lampyris.model.errors import (
     CalibrationError,
+    CardFullError,
     DivergenceError,
     EngineUnavailable,
     FormatError,
@@ -26,9 +27,9 @@ from lampyris.model.volume import PATIENT_POSITIONS, Grid, Volume, patient_axes
 
 __all__ = [
     "PATIENT_POSITIONS", "Above", "Acquisition", "Applied", "Assessment", "Bool", "Bowtie", "CalibrationError",
-    "Coding", "Counts", "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure", "Float32", "Float64",
-    "FocalSpotShift", "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest", "InputError",
-    "LampyrisError", "Limit", "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError", "Progress",
-    "Projections", "Quanta", "RawScan", "Recipe", "RecipeError", "SeriesError", "Shelf", "Spectrum", "Step",
+    "CardFullError", "Coding", "Counts", "Curve", "Detection", "DivergenceError", "EngineUnavailable", "Figure",
+    "Float32", "Float64", "FocalSpotShift", "FormatError", "Gantry", "Geometry", "GeometryError", "Grid", "GridRequest",
+    "InputError", "LampyrisError", "Limit", "MachineError", "Noise", "Orbit", "Origin", "Passport", "ProgramError",
+    "Progress", "Projections", "Quanta", "RawScan", "Recipe", "RecipeError", "SeriesError", "Shelf", "Spectrum", "Step",
     "StorageError", "Study", "Verdict", "Volume", "patient_axes", "silent",
 ]  # fmt: skip

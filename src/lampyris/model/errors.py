@@ -79,6 +79,12 @@ class EngineUnavailable(MachineError):  # noqa: N818 - the design's name: it is 
     retry = False
 
 
+class CardFullError(MachineError):
+    """The card has not the memory for the work, however little of it is done at a time; the message has the numbers."""
+
+    code = "MACHINE_CARD_FULL"
+
+
 class ProgramError(LampyrisError):
     """We must put it right: an invariant of Lampyris was broken."""
 
