@@ -18,11 +18,15 @@ from lampyris.projector.plan import Plan
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Where an engine's arrays live: `xp` their namespace (array API), `up` takes an array there from the host as a
-    copy, `down` brings one back; on the host itself both give the array as it is."""
+    copy, `down` brings one back; on the host itself both give the array as it is.
+
+    `room(share, usual)` bytes may be taken at once: on a card that share of what is free, on the host the usual.
+    """
 
     xp: ModuleType
     up: Callable[[Any], Any]
     down: Callable[[Any], Any]
+    room: Callable[[float, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class VoxelSum(Protocol):
         """Add the views [first, first + len(projections)); gives how many are done after every batch."""
 
     def image(self) -> Float32:
-        """The sum so far, (slices, rows, columns)."""
+        """The sum so far, (slices, rows, columns), where the engine's arrays live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,13 @@ def load(name: str = "cpu") -> Engine:
     Raises EngineUnavailable where it cannot run here, InputError where there is none of that name.
     """
     if name == "cpu":
-        return Engine(name, _cpu(), cpu.forward, cpu.adjoint, _HOST)
+        return Engine(name, _cpu(), cpu.forward, cpu.adjoint, HOST)
     if name == "reference":
-        return Engine(name, _REFERENCE, reference.forward, reference.adjoint, _HOST)
+        return Engine(name, _REFERENCE, reference.forward, reference.adjoint, HOST)
     if name == "cuda":
         cuda = _cuda()
         described = _described(cuda.card())
-        return Engine(name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down))
+        return Engine(name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down, cuda.room))
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
 
 
@@ -79,6 +83,11 @@ def voxel_sum(name: str) -> Callable[[Plan, Float64], VoxelSum]:
     if load(name).name != "cuda":
         raise InputError(f"engine {name!r} does not backproject voxel by voxel: cpu and cuda do")
     return cast(Callable[[Plan, Float64], VoxelSum], _cuda().VoxelSum)
+
+
+def name_of(array: Any) -> str:
+    """The engine whose arrays this one is of: "cuda" for one on a card, else "cpu"."""
+    return "cuda" if hasattr(array, "__cuda_array_interface__") else "cpu"
 
 
 def available() -> tuple[Availability, ...]:
@@ -94,7 +103,11 @@ def _as_it_is(array: Any) -> Any:
     return array
 
 
-_HOST = Memory(host, _as_it_is, _as_it_is)
+def _usual(_share: float, usual: int) -> int:
+    return usual
+
+
+HOST = Memory(host, _as_it_is, _as_it_is, _usual)
 _REFERENCE = "plain float64 loops, for small sizes and for judging the others"
 
 

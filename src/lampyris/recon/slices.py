@@ -7,15 +7,20 @@ of 1.27 rows; from there on the box is chosen so that the profile's width is the
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from scipy.optimize import brentq
 
 from lampyris.model import Float32, Float64, Grid, GridRequest, InputError, Progress
+from lampyris.projector.engine import HOST, Memory
 from lampyris.recon.field import Field
 
 SLAB_BYTES = 192 * 2**20
 """Thin slices held at once while they are averaged."""
+CARD_SLAB = 0.3
+"""Of a card's free memory for the same."""
 TOLERANCE_MM = 1e-3
 
 
@@ -121,43 +126,51 @@ def box_taps(width_mm: float, step_mm: float) -> Float64:
 def average_slabs(
     plan: SlicePlan,
     field: Field,
-    thin: Callable[[Grid, Progress], Float32],
+    thin: Callable[[Grid, Progress], Any],
     progress: Progress,
     *,
+    memory: Memory = HOST,
     most: int | None = None,
     ready: Callable[[int, int], Float32 | None] = lambda _start, _stop: None,
 ) -> Float32:
     """All slices (slices, matrix, matrix): `thin(grid, progress)` images slab after slab, which are averaged.
 
-    A slab has at most `SLAB_BYTES`, and at most `most` thin slices; each slab's progress goes into the whole's. Slices
-    [start, stop) that are `ready(start, stop)` are taken as they are.
+    A slab has at most `SLAB_BYTES` (of a card, its share), and at most `most` thin slices; it is averaged in `memory`,
+    where it was made. Each slab's progress goes into the whole's. Slices [start, stop) that are `ready(start, stop)`
+    are taken as they are.
     """
     values = np.empty((plan.slices, field.matrix, field.matrix), np.float32)
-    for start, stop in slabs(plan, field, most):
+    for start, stop in slabs(plan, field, most, memory.room(CARD_SLAB, SLAB_BYTES)):
 
         def within(done: float, start: int = start, stop: int = stop) -> None:
             progress((start + done * (stop - start)) / plan.slices)
 
         there = ready(start, stop)
-        values[start:stop] = averaged(plan, field, (start, stop), thin, within) if there is None else there
+        if there is None:
+            there = memory.down(averaged(plan, field, (start, stop), thin, within))
+        values[start:stop] = there
         progress(stop / plan.slices)
     return values
 
 
 def averaged(
-    plan: SlicePlan, field: Field, slab: tuple[int, int], thin: Callable[[Grid, Progress], Float32], progress: Progress
-) -> Float32:
-    """The slices of one slab."""
-    image, taps = thin(plan.slab_grid(field, *slab), progress), plan.taps.astype(np.float32)
-    if len(taps) == 1:
-        return image[:: plan.stride]
+    plan: SlicePlan, field: Field, slab: tuple[int, int], thin: Callable[[Grid, Progress], Any], progress: Progress
+) -> Any:
+    """The slices of one slab, where `thin` makes it."""
+    image = thin(plan.slab_grid(field, *slab), progress)
+    xp, wide = array_namespace(image), len(plan.taps)
+    if wide == 1:
+        return image[:: plan.stride, ...]
+    taps = xp.asarray(plan.taps.astype(np.float32))
     starts = range(0, (slab[1] - slab[0]) * plan.stride, plan.stride)
-    return np.stack([np.tensordot(taps, image[first : first + len(taps)], 1) for first in starts])
+    return xp.stack([xp.tensordot(taps, image[first : first + wide, ...], axes=1) for first in starts])
 
 
-def slabs(plan: SlicePlan, field: Field, most: int | None = None) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) slice of slabs of even depth: of `SLAB_BYTES`, and of `most` thin slices, at most."""
-    thin = max(1, SLAB_BYTES // (4 * field.matrix**2))
+def slabs(
+    plan: SlicePlan, field: Field, most: int | None = None, held_bytes: int = SLAB_BYTES
+) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) slice of slabs of even depth: of `held_bytes`, and of `most` thin slices, at most."""
+    thin = max(1, held_bytes // (4 * field.matrix**2))
     thin = thin if most is None else min(thin, most)
     each = max(1, (thin - len(plan.taps)) // plan.stride + 1)
     parts = -(-plan.slices // each)

@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 import numba as nb
 import numpy as np
+from array_api_compat import array_namespace
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, InputError, Progress, silent
 from lampyris.projector import ray, simd
-from lampyris.projector.engine import VoxelSum, voxel_sum
+from lampyris.projector.engine import VoxelSum, load, name_of, voxel_sum
 from lampyris.projector.plan import Plan
 
 Weighting = Literal["fdk", "none"]
@@ -42,19 +43,30 @@ class Backprojector:
         self._plan = Plan.of(geometry, grid)
         weight_mm = _weight_distances_mm(self._plan, grid) if weighting == "fdk" else np.zeros(geometry.views)
         self._sum: VoxelSum = (_VoxelSum if engine == "cpu" else voxel_sum(engine))(self._plan, weight_mm)
+        self._engine, self._stays = engine, False
 
-    def add(self, projections: Float32, first: int = 0, *, progress: Progress = silent) -> None:
+    def add(self, projections: Any, first: int = 0, *, progress: Progress = silent) -> None:
         """Add the views [first, first + len(projections)) of the geometry; projections (views, rows, columns).
 
+        The CUDA engine takes them on the card too, and then leaves the image there.
         Raises InputError for another shape or type than float32, or NaN.
         """
-        views = _checked(projections, self._plan.projections_shape, first)
+        self._stays = self._engine != "cpu" and name_of(projections) == self._engine
+        views = _checked(projections, self._plan.projections_shape, first, look=not self._stays)
         for done in self._sum.add(projections, first):
             progress(done / views)
 
-    def image(self) -> Float32:
-        """The sum so far, (slices, rows, columns) float32."""
-        return self._sum.image()
+    def image(self) -> Any:
+        """The sum so far, (slices, rows, columns) float32, where the projections were.
+
+        Raises InputError where projections on the card held NaN: they are not looked at before.
+        """
+        image = self._sum.image()
+        if not self._stays:
+            return load(self._engine).memory.down(image)
+        if not bool(array_namespace(image).isfinite(image.sum())):
+            raise InputError("the image holds NaN or infinite values: so did the projections; a 0/0 upstream?")
+        return image
 
 
 class _VoxelSum:
@@ -87,14 +99,14 @@ class _VoxelSum:
 
 
 def backproject(
-    projections: Float32,
+    projections: Any,
     geometry: Geometry,
     grid: Grid,
     *,
     weighting: Weighting = "fdk",
-    engine: str = "cpu",
+    engine: str | None = None,
     progress: Progress = silent,
-) -> Float32:
+) -> Any:
     """The image (slices, rows, columns) float32 whose voxel x is Σ_view weight(x)·p(view, the cell that x falls on).
 
     `projections` (views, rows, columns) float32. Every geometry whose detector rows run along the grid's slices: flat
@@ -106,6 +118,9 @@ def backproject(
     equiangular fans); 1 for parallel rays. "none": 1 throughout. Angular steps, cosine and redundancy weights are in
     `projections`. Unit: that of `projections`.
 
+    Without an `engine` the one is taken whose arrays the projections are: NumPy's are summed on the processor, CuPy's
+    on the card, and the image is there too.
+
     Raises GeometryError for a geometry that is none of these (the message says why), InputError for projections that do
     not belong to it and EngineUnavailable for an engine that cannot run here.
 
@@ -115,7 +130,8 @@ def backproject(
     >>> backproject(p, beam, Grid.centred((1, 1, 4), (1.0, 1.0, 1.0), (0.25, 0.0, 0.0)))
     array([[[1.25, 2.5 , 5.  , 8.  ]]], dtype=float32)
     """
-    sum_of_views = Backprojector(geometry, grid, weighting=weighting, engine=engine)
+    chosen = name_of(projections) if engine is None else engine
+    sum_of_views = Backprojector(geometry, grid, weighting=weighting, engine=chosen)
     if len(projections) != geometry.views:
         raise InputError(f"projections have {len(projections)} views, the geometry has {geometry.views}")
     sum_of_views.add(projections, progress=progress)
@@ -169,16 +185,19 @@ def _weight_distances_mm(plan: Plan, grid: Grid) -> Float64:
     return np.asarray(distance, np.float64)
 
 
-def _checked(projections: Any, expected: tuple[int, int, int], first: int) -> int:
-    """How many views there are, or a refusal."""
-    if not isinstance(projections, np.ndarray) or projections.dtype != np.float32:
-        found = f"{projections.dtype} array" if isinstance(projections, np.ndarray) else type(projections).__name__
+def _checked(projections: Any, expected: tuple[int, int, int], first: int, *, look: bool) -> int:
+    """How many views there are, or a refusal; `look` at the values too."""
+    there = isinstance(projections, np.ndarray) or not look
+    if not there or projections.dtype != np.float32:
+        found = f"{projections.dtype} array" if there else type(projections).__name__
         raise InputError(f"projections: found {found}, expected a float32 array; .astype(np.float32) first")
     if projections.ndim != 3 or projections.shape[1:] != expected[1:] or first + len(projections) > expected[0]:
         raise InputError(
             f"projections have shape {projections.shape}, from view {first} on; the geometry is {expected}:"
             " axes swapped, or another scan's?"
         )
+    if not look:
+        return len(projections)
     total = float(projections.sum(dtype=np.float64))
     if not np.isfinite(total):
         bad = int(projections.size - np.isfinite(projections).sum())

@@ -42,6 +42,11 @@ def card() -> Card:
     return Card(name, tuple(device.compute_capability), int(total), int(free), False)
 
 
+def room(share: float, _usual: int) -> int:
+    """That share of the bytes that are free on the card."""
+    return int(share * card().free_bytes)
+
+
 def xp() -> ModuleType:
     """The namespace of arrays on the card, as of the array API: CuPy's; NumPy's in the simulator.
 
@@ -56,18 +61,16 @@ def xp() -> ModuleType:
 
 
 def up(array: Any) -> Any:
-    """A copy on the card of an array on the host; one that is there already is not copied."""
-    return np.array(array) if SIMULATED else xp().asarray(array)
+    """A copy on the card, in C order, of an array on the host; one that is there already is given as it is."""
+    if SIMULATED:
+        return np.array(array, order="C")
+    there = hasattr(array, "__cuda_array_interface__")
+    return array if there else xp().asarray(np.ascontiguousarray(array))
 
 
 def down(array: Any) -> Any:
     """A copy on the host (NumPy) of an array on the card, which waits for what is still being worked out."""
     return np.array(array) if SIMULATED else array.get()
-
-
-def lives_here(array: Any) -> bool:
-    """Whether an array is on a card; in the simulator none can be told from one on the host."""
-    return hasattr(array, "__cuda_array_interface__")
 
 
 def to_kernels(*arrays: Any) -> tuple[Any, ...]:

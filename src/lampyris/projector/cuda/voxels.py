@@ -7,12 +7,14 @@ views, slice by slice, is float32 alone. The image stays on the card until it is
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numba import cuda, float32, int32
 
-from lampyris.model import Float32, Float64
+from lampyris.model import Float64
 from lampyris.projector import ray
+from lampyris.projector.cuda.card import to_kernels, up, xp
 from lampyris.projector.cuda.feet import launch, records, view_of
 from lampyris.projector.plan import Plan
 
@@ -29,33 +31,38 @@ class VoxelSum:
     """A running sum over views on the card; `weight_mm` (views,) is R of `backprojection.backproject`, 0 = weight 1."""
 
     def __init__(self, plan: Plan, weight_mm: Float64) -> None:
-        self._plan, self._weight_mm = plan, np.ascontiguousarray(weight_mm, np.float64)
-        self._image = cuda.to_device(np.zeros(plan.shape, np.float32))
+        self._plan = plan
+        self._numbers, self._weight_mm = up(records(plan)), up(np.asarray(weight_mm, np.float64))
+        self._mirrored = up(plan.mirrored)
+        self._image = xp().zeros(plan.shape, dtype=np.float32)
 
-    def add(self, projections: Float32, first: int) -> Iterator[int]:
-        """Add the views [first, first + len(projections)); gives how many are done after every batch."""
+    def add(self, projections: Any, first: int) -> Iterator[int]:
+        """Add the views [first, first + len(projections)), on the host or on the card; gives how many are done after
+        every batch.
+        """
         plan = self._plan
         slices, high, wide = plan.shape
-        numbers = records(plan)
         most = max(1, BATCH_BYTES // (4 * (WHOLES + PARTS) * high * wide))
         for start in range(0, len(projections), most):
             stop = min(start + most, len(projections))
             views, which = stop - start, slice(first + start, first + stop)
-            there = cuda.to_device(numbers[which])
-            wholes = cuda.device_array((views, WHOLES, high, wide), np.int32)
-            parts = cuda.device_array((views, PARTS, high, wide), np.float32)
-            grid, block = launch(wide, high, views)
-            aim[grid, block](
-                plan.kind, there, cuda.to_device(self._weight_mm[which]), plan.spacing_mm, plan.columns, wholes, parts
+            numbers, weights, mirrored, cells, image = to_kernels(
+                self._numbers[which], self._weight_mm[which], self._mirrored[which], up(projections[start:stop]),
+                self._image,
+            )  # fmt: skip
+            wholes, parts = to_kernels(
+                xp().empty((views, WHOLES, high, wide), dtype=np.int32),
+                xp().empty((views, PARTS, high, wide), dtype=np.float32),
             )
-            cells = cuda.to_device(np.ascontiguousarray(projections[start:stop]))
+            grid, block = launch(wide, high, views)
+            aim[grid, block](plan.kind, numbers, weights, plan.spacing_mm, plan.columns, wholes, parts)
             grid, block = launch(wide, high, -(-slices // SLICES))
-            sum_views[grid, block](wholes, parts, cuda.to_device(plan.mirrored[which]), cells, self._image)
+            sum_views[grid, block](wholes, parts, mirrored, cells, image)
             yield stop
 
-    def image(self) -> Float32:
-        """The sum so far, (slices, rows, columns) float32."""
-        return np.asarray(self._image.copy_to_host(), np.float32)
+    def image(self) -> Any:
+        """The sum so far, (slices, rows, columns) float32, on the card."""
+        return self._image
 
 
 @cuda.jit
@@ -92,8 +99,8 @@ def sum_views(wholes, parts, mirrored, cells, image):  # type: ignore[no-untyped
     if chunk * SLICES >= image.shape[0] or r >= image.shape[1] or c >= image.shape[2]:
         return
     sums = cuda.local.array(SLICES, float32)
-    for i in range(SLICES):
-        sums[i] = _ZERO
+    for i in range(SLICES):  # on from the views before, one by one: no bit depends on how many a batch has
+        sums[i] = image[min(chunk * SLICES + i, image.shape[0] - 1), r, c]
     rows = cells.shape[1]
     for v in range(cells.shape[0]):
         left = wholes[v, 0, r, c]
@@ -116,4 +123,4 @@ def sum_views(wholes, parts, mirrored, cells, image):  # type: ignore[no-untyped
                     sums[i] += weight * (at_left + share * (at_right - at_left))
     for i in range(SLICES):
         if chunk * SLICES + i < image.shape[0]:
-            image[chunk * SLICES + i, r, c] += sums[i]
+            image[chunk * SLICES + i, r, c] = sums[i]

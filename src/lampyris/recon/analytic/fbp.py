@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, GridRequest, Progress, Projections
+from lampyris.projector import Engine
 from lampyris.recon.analytic import fdk
 from lampyris.recon.analytic.filtering import ramp_filter
 from lampyris.recon.analytic.redundancy import FULL_TURN, angular_gaps, coverage_rad, displaced, half_fan
@@ -21,7 +22,7 @@ LARGEST_GAP_RAD = np.deg2rad(3.0)
 
 
 def parallel_image(
-    projections: Projections, kernel: Kernel, request: GridRequest, progress: Progress
+    projections: Projections, kernel: Kernel, request: GridRequest, progress: Progress, engine: Engine
 ) -> tuple[Float32, Grid]:
     """Slices (1/mm) and their grid, from parallel rays over at least half a turn.
 
@@ -44,15 +45,18 @@ def parallel_image(
         np.ones((plan.slices, geometry.columns), np.float32),
         _shares(theta, geometry, seen.body.reach_mm, reach),
         continuation,
+        _rows_to_slices(heights, geometry.v[0, 1] > 0, plan),
     )
-    slices, stack = _rows_to_slices(projections, heights, plan)
-    values = fdk.filter_and_backproject(slices, stack, grid, filtering)
+    stack = _stack(geometry, heights, plan)
+    values = fdk.filter_and_backproject(projections.integrals, stack, grid, filtering, engine)
     progress(1.0)
-    return values, grid
+    return engine.memory.down(values), grid
 
 
-def _rows_to_slices(projections: Projections, heights: Float64, plan: SlicePlan) -> tuple[Float32, Geometry]:
-    """Projections with one row per slice: rows interpolated at the thin slices, then averaged."""
+def _rows_to_slices(heights: Float64, upright: bool, plan: SlicePlan) -> Float32 | None:
+    """Share (slices, rows) of every row in every slice, rows interpolated at the thin slices, then averaged; None where
+    each row is one.
+    """
     thin = plan.thin_first_mm + np.arange(plan.thin_slices) * plan.thin_step_mm
     rising = np.argsort(heights)
     place = np.interp(thin, heights[rising], rising.astype(np.float64))  # outer rows hold to their outer edge
@@ -63,21 +67,24 @@ def _rows_to_slices(projections: Projections, heights: Float64, plan: SlicePlan)
             share = place[i * plan.stride + j] - low
             mix[i, low] += tap * (1 - share)
             mix[i, min(low + 1, len(heights) - 1)] += tap * share
-    geometry = projections.geometry
+    ordered = mix if upright else mix[::-1]
+    if len(heights) == plan.slices and np.array_equal(ordered, np.eye(plan.slices)):
+        return None
+    return np.ascontiguousarray(ordered)
+
+
+def _stack(geometry: Geometry, heights: Float64, plan: SlicePlan) -> Geometry:
+    """The geometry with one row per slice."""
     middle = plan.first_mm + (plan.slices - 1) / 2 * plan.increment_mm
     move = np.array([0.0, middle - float(heights.mean()), 0.0])
     upward = np.array([0.0, plan.increment_mm, 0.0]) * np.sign(geometry.v[0, 1])
-    stack = replace(
+    return replace(
         geometry,
         source=geometry.source + move,
         detector=geometry.detector + move,
         v=np.broadcast_to(upward, geometry.v.shape),
         rows=plan.slices,
     )
-    ordered, integrals = mix if geometry.v[0, 1] > 0 else mix[::-1], np.asarray(projections.integrals)
-    if len(heights) == plan.slices and np.array_equal(ordered, np.eye(plan.slices)):
-        return integrals, stack
-    return np.ascontiguousarray(np.einsum("sr,vrc->vsc", ordered, integrals, optimize=True)), stack
 
 
 def _angles(geometry: Geometry) -> Float64:

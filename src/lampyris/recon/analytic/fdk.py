@@ -6,12 +6,15 @@ eq. 3.136 for equal angles; Hsieh 2003, ch. 3, for the curved cone beam.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from lampyris.model import Float32, Float64, Geometry, GeometryError, Grid, GridRequest, Orbit, Progress, Projections
+from lampyris.projector import Engine
 from lampyris.projector.backprojection import Backprojector, PlanarBackprojector, fits
-from lampyris.recon.analytic.filtering import RampFilter, cosine_weights, filter_rows, ramp_filter
+from lampyris.recon.analytic.filtering import CHUNK_BYTES, RampFilter, cosine_weights, filter_rows, ramp_filter
 from lampyris.recon.analytic.redundancy import FULL_TURN, angular_gaps, coverage_rad, displaced, half_fan, parker
 from lampyris.recon.field import Circle, Field, choose_field, measured_reach, shadow
 from lampyris.recon.kernels import Kernel
@@ -19,6 +22,8 @@ from lampyris.recon.slices import Coverage, average_slabs, plan_slices
 
 BATCH_BYTES = 64 * 2**20
 """Projections filtered at a time, on their way into the image."""
+CARD_BATCH = 1 / 32
+"""Of a card's free memory for the same: with what FFT and padding take beside it, a quarter."""
 REST_MM = 0.02
 """Table or focal spot moving by less than this is at rest."""
 TRUNCATED_VIEWS = 0.02
@@ -28,17 +33,19 @@ TRUNCATED_VIEWS = 0.02
 @dataclass(frozen=True, slots=True, eq=False)
 class Filtering:
     """How a batch of views becomes ready for backprojection: `cosine` (rows, columns), `share` (views, 1 | columns) of
-    the angle, the ramp, and by how many samples truncated rows are continued.
+    the angle, the ramp, and by how many samples truncated rows are continued. `mix` (slices, rows), where there is one,
+    makes the rows that are filtered of those that were measured.
     """
 
     ramp: RampFilter
     cosine: Float32
     share: Float32
     continuation: int
+    mix: Float32 | None = None
 
 
 def image(
-    projections: Projections, orbit: Orbit, kernel: Kernel, request: GridRequest, progress: Progress
+    projections: Projections, orbit: Orbit, kernel: Kernel, request: GridRequest, progress: Progress, engine: Engine
 ) -> tuple[Float32, Grid]:
     """Slices (1/mm) and their grid, from a scan with the table at rest.
 
@@ -60,11 +67,11 @@ def image(
     continuation = gantry.columns // 4 if seen.truncated > TRUNCATED_VIEWS else 0
     filtering = prepare(orbit, kernel, seen.body, reach, continuation)
 
-    def thin(grid: Grid, _progress: Progress) -> Float32:
+    def thin(grid: Grid, _progress: Progress) -> Any:
         extra = _rows_missing(orbit, field, grid, axial_mm)
-        return filter_and_backproject(integrals, geometry, grid, filtering, extra)
+        return filter_and_backproject(integrals, geometry, grid, filtering, engine, extra)
 
-    return average_slabs(plan, field, thin, progress), plan.grid(field)
+    return average_slabs(plan, field, thin, progress, memory=engine.memory), plan.grid(field)
 
 
 def prepare(orbit: Orbit, kernel: Kernel, body: Circle, reach_mm: tuple[float, float], continuation: int) -> Filtering:
@@ -112,26 +119,50 @@ def view_shares(
 
 
 def filter_and_backproject(
-    integrals: Float32, geometry: Geometry, grid: Grid, filtering: Filtering, extra_rows: tuple[int, int] = (0, 0)
-) -> Float32:
-    """The image (slices, rows, columns) of one slab, filtered and added batch by batch.
+    integrals: Float32,
+    geometry: Geometry,
+    grid: Grid,
+    filtering: Filtering,
+    engine: Engine,
+    extra_rows: tuple[int, int] = (0, 0),
+) -> Any:
+    """The image (slices, rows, columns) of one slab where the engine's arrays live, filtered and added batch by batch.
 
     `extra_rows` copies of the outermost row are added below and above the detector, for voxels that the cone misses in
     some views: exact for an object that does not change along y, the usual approximation otherwise.
     """
-    taller = _taller(geometry, extra_rows)
-    sum_of_views = (PlanarBackprojector if fits(taller, grid) else Backprojector)(taller, grid, weighting="fdk")
-    batch = max(1, BATCH_BYTES // (4 * geometry.rows * geometry.columns))
+    taller, memory = _taller(geometry, extra_rows), engine.memory
+    sum_of_views: Backprojector | PlanarBackprojector
+    if engine.name == "cpu" and fits(taller, grid):
+        sum_of_views = PlanarBackprojector(taller, grid, weighting="fdk")
+    else:
+        sum_of_views = Backprojector(taller, grid, weighting="fdk", engine=engine.name)
+    held = memory.room(CARD_BATCH, BATCH_BYTES)
+    batch = max(1, held // (4 * max(geometry.rows, integrals.shape[1]) * geometry.columns))
+    cosine, share = memory.up(filtering.cosine), memory.up(filtering.share)
+    mix = None if filtering.mix is None else memory.up(filtering.mix)
     for first in range(0, geometry.views, batch):
         part = slice(first, min(first + batch, geometry.views))
+        values = memory.up(integrals[part])
+        values = values if mix is None else memory.xp.matmul(mix, values)
         filtered = filter_rows(
-            integrals[part], filtering.ramp, weights=(filtering.cosine, filtering.share[part, None, :]),
-            continuation=filtering.continuation,
+            values, filtering.ramp, weights=(cosine, share[part, None, :]), continuation=filtering.continuation,
+            chunk_bytes=memory.room(CARD_BATCH, CHUNK_BYTES),
         )  # fmt: skip
-        if any(extra_rows):
-            filtered = np.pad(filtered, ((0, 0), extra_rows, (0, 0)), mode="edge")
-        sum_of_views.add(filtered, first)
+        sum_of_views.add(_with_rows(filtered, extra_rows) if any(extra_rows) else filtered, first)
     return sum_of_views.image()
+
+
+def _with_rows(values: Any, extra_rows: tuple[int, int]) -> Any:
+    """Views with so many copies of their first row before it, and of their last behind."""
+    xp = array_namespace(values)
+    below, above = extra_rows
+    views, rows, columns = values.shape
+    taller = xp.empty((views, below + rows + above, columns), dtype=values.dtype)
+    taller[:, :below, :] = values[:, :1, :]
+    taller[:, below : below + rows, :] = values
+    taller[:, below + rows :, :] = values[:, rows - 1 :, :]
+    return taller
 
 
 def cone_coverage(orbit: Orbit, body: Circle, axial_mm: float) -> Coverage:

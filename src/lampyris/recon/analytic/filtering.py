@@ -6,9 +6,12 @@ offset (Kak and Slaney 1988, eq. 3.61); in a fan of equal angles it is multiplie
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numba as nb
 import numpy as np
+from array_api_compat import array_namespace, is_numpy_namespace
 from scipy import fft
 
 from lampyris.model import Float32, Float64
@@ -55,39 +58,51 @@ def chunk_views(columns: int, rows: int) -> int:
 
 
 def filter_rows(
-    values: Float32,
+    values: Any,
     ramp: RampFilter,
     *,
-    weights: Sequence[Float32] = (),
+    weights: Sequence[Any] = (),
     continuation: int = 0,
-    out: Float32 | None = None,
-) -> Float32:
+    out: Any = None,
+    chunk_bytes: int | None = None,
+) -> Any:
     """Filter the last axis of (views, rows, columns), multiplied before by each of `weights` (broadcast against it).
 
     `continuation` > 0 lets every row run out over that many samples as edge·cos² instead of breaking off: for rows
-    that the object leaves (Ohnesorge et al. 2000). `out` may be `values` itself; returned either way.
+    that the object leaves (Ohnesorge et al. 2000). `out` may be `values` itself; returned either way. Arrays of any
+    namespace of the array API; `chunk_bytes` of padded rows, None = `CHUNK_BYTES`, are transformed at once.
     """
-    result = np.empty_like(values) if out is None else out
+    xp = array_namespace(values)
+    result = xp.empty_like(values) if out is None else out
     views, rows, columns = values.shape
-    factors = [np.broadcast_to(each, values.shape) for each in weights]
-    chunk = chunk_views(columns, rows)
-    workers = nb.get_num_threads()
+    factors = [xp.broadcast_to(each, values.shape) for each in weights]
+    chunk = max(1, (chunk_bytes or CHUNK_BYTES) // (4 * ramp.length * rows))
     margin = min(continuation, (ramp.length - columns) // 2)
     fade = np.cos(np.pi / 2 * (np.arange(1, margin + 1) / (margin + 1))).astype(np.float32) ** 2
-    padded = np.zeros((min(chunk, views), rows, ramp.length), np.float32)
+    rising, falling, multipliers = (xp.asarray(each) for each in (fade[::-1].copy(), fade, ramp.multipliers))
+    forth, back = _transforms(xp)
+    padded = xp.zeros((min(chunk, views), rows, ramp.length), dtype=xp.float32)
     for first in range(0, views, chunk):
         part = slice(first, min(first + chunk, views))
-        block = padded[: part.stop - first]
-        block[..., :columns] = values[part]
+        block = padded[: part.stop - first, ...]
+        block[..., :columns] = values[part, ...]
         for factor in factors:
-            block[..., :columns] *= factor[part]
+            block[..., :columns] *= factor[part, ...]
         if margin:
-            block[..., columns : columns + margin] = block[..., columns - 1, None] * fade
-            block[..., -margin:] = block[..., :1] * fade[::-1]
-        spectrum = fft.rfft(block, axis=-1, workers=workers)
-        spectrum *= ramp.multipliers
-        result[part] = fft.irfft(spectrum, ramp.length, axis=-1, workers=workers, overwrite_x=True)[..., :columns]
+            block[..., columns : columns + margin] = block[..., columns - 1 : columns] * falling
+            block[..., -margin:] = block[..., :1] * rising
+        spectrum = forth(block)
+        spectrum *= multipliers
+        result[part, ...] = xp.astype(back(spectrum, n=ramp.length)[..., :columns], xp.float32, copy=False)
     return result
+
+
+def _transforms(xp: Any) -> tuple[Any, Any]:
+    """Real FFT along the last axis and its inverse: on the processor SciPy's, which use its threads."""
+    if not is_numpy_namespace(xp):
+        return xp.fft.rfft, xp.fft.irfft
+    workers = nb.get_num_threads()
+    return partial(fft.rfft, workers=workers), partial(fft.irfft, workers=workers, overwrite_x=True)
 
 
 def _length(columns: int) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lampyris.model import (
+    EngineUnavailable,
     Float32,
     GeometryError,
     Grid,
@@ -28,6 +29,7 @@ from lampyris.model import (
     silent,
 )
 from lampyris.model.arrays import canonical_json
+from lampyris.projector import Engine
 from lampyris.projector.backprojection import ConeParallelData, backproject_helical
 from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of
 from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
@@ -66,6 +68,7 @@ def image(
     request: GridRequest,
     progress: Progress,
     *,
+    engine: Engine,
     flat_share: float = FLAT_SHARE,
     shelf: Shelf | None = None,
 ) -> tuple[Float32, Grid]:
@@ -77,6 +80,7 @@ def image(
     seen = shadow(projections)
     reach = measured_reach(projections.geometry)
     _refuse(orbit, reach, seen.body)
+    _refuse_card(engine)
     field = choose_field(request, seen.body)
     lattice = lattice_of(orbit, min(*reach, seen.body.reach_mm))
     covered = coverage(lattice.scan, seen.body.reach_mm)
@@ -91,7 +95,7 @@ def image(
 
     held = lattice.thin_slices_at_once(field, plan.thin_step_mm, DATA_BYTES)
     most = THICKEST_SLAB if is_planned(request) else held
-    values = average_slabs(plan, field, maker.thin, progress, most=most, ready=ready)
+    values = average_slabs(plan, field, maker.thin, progress, memory=engine.memory, most=most, ready=ready)
     return values, plan.grid(field)
 
 
@@ -103,6 +107,7 @@ def ahead(
     views: tuple[int, int],
     shelf: Shelf,
     *,
+    engine: Engine,
     reach_mm: tuple[float, float],
     flat_share: float = FLAT_SHARE,
 ) -> Iterator[tuple[int, int]]:
@@ -118,6 +123,7 @@ def ahead(
         return
     given = projections()
     truncated = shadow(given, views[1]).truncated > TRUNCATED_VIEWS
+    _refuse_card(engine)
     maker = _Maker(given, orbit, lattice_of(orbit, min(reach_mm)), kernel, flat_share, truncated)
     plan, field = _planned(orbit, request)
     for one, count in due:
@@ -279,6 +285,11 @@ def row_weight(rows: int, flat_share: float) -> Float32:
     q = np.abs((2 * np.arange(rows) + 1) / rows - 1)
     fall = np.clip((q - flat_share) / (1 - flat_share), 0, 1)
     return np.asarray(np.cos(np.pi / 2 * fall) ** 2, np.float32)
+
+
+def _refuse_card(engine: Engine) -> None:
+    if engine.name != "cpu":
+        raise EngineUnavailable(f"engine {engine.name!r} does not run wfbp: take engine 'cpu'")
 
 
 def _refuse(orbit: Orbit, reach_mm: tuple[float, float], body: Circle) -> None:

@@ -1,0 +1,62 @@
+"""The engine on the card makes the image that the processor makes, to half a HU, of every kind of analytic scan."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lampyris.model import EngineUnavailable, Gantry, Geometry, GridRequest, InputError, Projections, Step
+from lampyris.phantom.assembly import line_integrals
+from lampyris.phantom.shapes import Cylinder
+from lampyris.projector import load
+from lampyris.recon import reconstruct
+
+WATER = 0.0193
+BODY = (
+    (Cylinder((9.0, 0.0, -6.0), (52.0, 41.0), 400.0), WATER),
+    (Cylinder((21.0, 0.0, 14.0), (9.0, 9.0), 400.0), 0.25 * WATER),
+)
+ROUTINE_HU = 0.5
+CURVED = Gantry(541.0, 949.0, 5, 24, (9.7, 11.3), True, 1.7, 11.75)
+FLAT = replace(CURVED, curved=False, central_row=2.3)
+TURN = 11.0 + np.arange(24) * 15.0
+
+
+@pytest.fixture(autouse=True)
+def _card() -> None:
+    try:
+        load("cuda")
+    except EngineUnavailable as error:
+        pytest.skip(f"{error}; judged in a simulator by test_recon_cuda_simulated")
+
+
+def scan(geometry: Geometry) -> Projections:
+    integrals = np.zeros(geometry.shape, np.float32)
+    for shape, per_mm in BODY:
+        integrals += line_integrals(shape, geometry, per_mm)
+    return Projections(integrals, np.broadcast_to(np.float32(1), integrals.shape), geometry, water_per_mm=WATER)
+
+
+SCANS = {
+    "fdk of a flat detector": Geometry.circular(FLAT, TURN),
+    "fdk of a short scan on an arc": Geometry.circular(CURVED, TURN[:17]),
+    "fbp of one row": Geometry.circular(replace(CURVED, rows=1, central_row=None), TURN),
+    "fbp of parallel rays": Geometry.parallel_beam(
+        7.0 + np.arange(18) * 10.0, rows=3, columns=24, cell_mm=(4.0, 6.3), central_column=11.3
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_the_card_makes_the_same_image(name: str) -> None:
+    projections = scan(SCANS[name])
+    method, request = Step(name.split()[0]), GridRequest(9, 130.0, (5.0, -4.0), 11.0 if "row" not in name else 5.6)
+    expected = reconstruct(projections, method, "hann", request)
+    found = reconstruct(projections, method, "hann", request, engine="cuda")
+    assert np.ptp(expected.values) > 500.0
+    np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=ROUTINE_HU)
+
+
+def test_the_reference_makes_no_images() -> None:
+    with pytest.raises(InputError, match="cpu and cuda do"):
+        reconstruct(scan(SCANS["fbp of one row"]), Step("fbp"), "hann", GridRequest(9), engine="reference")

@@ -1,0 +1,19 @@
+"""Images on the card where there is no card: `test_recon_cuda` in Numba's simulator."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_whole_reconstructions_run_in_the_simulator() -> None:
+    """One process for all: the simulator has a Python thread for each of the card's."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/recon/test_recon_cuda.py"],
+        cwd=Path(__file__).parents[2], env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "skipped" not in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 5  # type: ignore[index]
