@@ -11,6 +11,9 @@ import numpy as np
 from lampyris import correct, recon
 from lampyris.model import Above, Float32, Projections, RawScan, Recipe, Shelf, Step
 
+ENGINE = "cpu"
+"""What slices are made on ahead of the scan's end: a card makes all of them in seconds when it is whole."""
+
 
 def steps_of(recipe: Recipe) -> tuple[Step, ...]:
     """The corrections that are made of a scan before its first image."""
@@ -22,8 +25,10 @@ def image_shelf(shelf: Shelf, shape: tuple[int, int, int]) -> Shelf:
     return Above(shelf, "image", lambda views: correct.made_of(shape, views))
 
 
-def no_slices(scan: RawScan, recipe: Recipe) -> str | None:
-    """Why corrected views alone can be made early for that recipe; None where slices can too."""
+def no_slices(scan: RawScan, recipe: Recipe, engine: str = ENGINE) -> str | None:
+    """Why corrected views alone can be made early for that recipe and engine; None where slices can too."""
+    if engine != ENGINE:
+        return f"engine {engine!r} makes all slices when the scan is whole"
     steps = [step.name for step in recipe.corrections if step.name in correct.WHOLE_SCAN]
     if steps:
         return f"the correction {steps[0]!r} looks at the whole scan"
@@ -31,10 +36,11 @@ def no_slices(scan: RawScan, recipe: Recipe) -> str | None:
 
 
 class Ahead:
-    """The work on one arriving scan; what it has made so far stays in memory between calls."""
+    """The work on one arriving scan, whose images are to be computed by `engine`; what it has made so far stays in
+    memory between calls."""
 
-    def __init__(self, recipe: Recipe, shelf: Shelf) -> None:
-        self._recipe, self._shelf = recipe, shelf
+    def __init__(self, recipe: Recipe, shelf: Shelf, *, engine: str = ENGINE) -> None:
+        self._recipe, self._shelf, self._engine = recipe, shelf, engine
         self._corrected = self._sliced = 0
         self._integrals: Float32 | None = None
 
@@ -43,7 +49,7 @@ class Ahead:
 
         `scan` has the header of all views; of its counts those are read. Raises what the stations raise.
         """
-        slices = no_slices(scan, self._recipe) is None
+        slices = no_slices(scan, self._recipe, self._engine) is None
         if slices and self._integrals is None:
             self._integrals = np.full(scan.geometry.shape, np.nan, np.float32)
         blocks = correct.ahead(scan, steps_of(self._recipe), views, self._shelf, after=self._corrected, give=slices)

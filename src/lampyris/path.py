@@ -5,6 +5,7 @@ The types that a station takes and gives are read from the annotations of its fu
 """
 
 import dataclasses
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_type_hints
 
 import numpy as np
 
-from lampyris import ahead, correct, dicom, quality, recon, simulate
+from lampyris import ahead, correct, dicom, projector, quality, recon, simulate
 from lampyris.model import (
     Acquisition,
     Assessment,
@@ -70,9 +71,9 @@ class Subject:
     acquisition: Acquisition
 
 
-CONTEXT = ("progress", "checkpoint", "shelf")
-"""Parameters of a station that are no data: who watches it, where a long run leaves its state, and what was made of the
-scan's first views while it arrived."""
+CONTEXT = ("progress", "checkpoint", "shelf", "engine")
+"""Parameters of a station that are no data: who watches it, where a long run leaves its state, what was made of the
+scan's first views while it arrived, and on what its images are computed ("cpu", "cuda")."""
 LYING = ("PatientPosition", "DataCollectionCenterPatient", "FrameOfReferenceUID", "BodyPartExamined")
 """What a subject says of its scan; all else is the virtual scanner's to say."""
 
@@ -132,13 +133,9 @@ class Station:
 
 def run_simulate(subject: Subject, order: ScanOrder, progress: Progress) -> RawScan:
     made = simulate.scan(
-        subject.body,
-        simulate.scanner(order.scanner),
-        order.protocol,
-        dose=order.dose,
-        seed=order.seed,
+        subject.body, simulate.scanner(order.scanner), order.protocol, dose=order.dose, seed=order.seed,
         progress=progress,
-    )
+    )  # fmt: skip
     lying = {name: getattr(subject.acquisition, name) for name in LYING}
     return dataclasses.replace(made, acquisition=dataclasses.replace(made.acquisition, **lying), id="")
 
@@ -153,32 +150,31 @@ def run_reconstruct(
     progress: Progress,
     checkpoint: Checkpoint | None,
     shelf: Shelf | None = None,
+    engine: str = "cpu",
 ) -> Volume:
     """Reconstruct; with the bone step in the recipe a first image tells where bone is, and a second is made."""
     bone = next((step for step in recipe.corrections if step.name == correct.BONE), None)
-    slices = _slices(shelf, projections)
+    slices = _slices(shelf, projections, engine)
     if bone is None:
         return recon.reconstruct(
-            projections, recipe.method, recipe.kernel, recipe.grid, progress=progress, checkpoint=checkpoint,
-            shelf=slices,
+            projections, recipe.method, recipe.kernel, recipe.grid, engine=engine, progress=progress,
+            checkpoint=checkpoint, shelf=slices,
         )  # fmt: skip
     first = recon.reconstruct(
-        projections, Step("auto"), recipe.kernel, recipe.grid, progress=lambda done: progress(0.4 * done), shelf=slices
-    )
+        projections, Step("auto"), recipe.kernel, recipe.grid, engine=engine,
+        progress=lambda done: progress(0.4 * done), shelf=slices,
+    )  # fmt: skip
     mended = correct.bone_beam_hardening(projections, first, bone, progress=lambda done: progress(0.4 + 0.2 * done))
     return recon.reconstruct(
-        mended,
-        recipe.method,
-        recipe.kernel,
-        recipe.grid,
-        progress=lambda done: progress(0.6 + 0.4 * done),
-        checkpoint=checkpoint,
-    )
+        mended, recipe.method, recipe.kernel, recipe.grid, engine=engine,
+        progress=lambda done: progress(0.6 + 0.4 * done), checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 def run_passport(
-    volume: Volume, projections: Projections, recipe: Recipe, progress: Progress, shelf: Shelf | None = None
-) -> Passport:
+    volume: Volume, projections: Projections, recipe: Recipe, progress: Progress, shelf: Shelf | None = None,
+    engine: str = "cpu",
+) -> Passport:  # fmt: skip
     """How noisy the image is, how biased, and what can be seen in it; `recipe.passport` says how noise is found.
 
     "half_scan" for analytic methods: what the scan's views differ by; "replicates" (settings `count`, 1, `share` of the
@@ -194,12 +190,13 @@ def run_passport(
     def as_map(values: Float32) -> Volume:
         return dataclasses.replace(volume, values=values, grid=lattice, valid=None)
 
-    image = volume if plain is recipe else run_reconstruct(projections, plain, silent, None)
+    image = volume if plain is recipe else run_reconstruct(projections, plain, silent, None, engine=engine)
     mended = any(step.name == correct.BONE for step in recipe.corrections)  # then the image is of other integrals
     noise = as_map(
         recon.deviation(
-            projections, plain.method, plain.kernel, plain.grid, lattice, reconstruct=recon.reconstruct,
-            image=None if mended else image, progress=progress, shelf=None if mended else _slices(shelf, projections),
+            projections, plain.method, plain.kernel, plain.grid, lattice,
+            reconstruct=functools.partial(recon.reconstruct, engine=engine), image=None if mended else image,
+            progress=progress, shelf=None if mended else _slices(shelf, projections, engine),
         )
     )  # fmt: skip
     column_mm = recon.native_column_mm(projections.geometry)
@@ -213,14 +210,18 @@ def run_passport(
         transfer = dataclasses.replace(transfer, origin=transfer.origin + ", assumed: the method is not linear")
     if not recon.noise_known(projections):
         return quality.passport(volume, None, analytic=reference, transfer=transfer)
-    found, how = _replicated(volume, projections, recipe, wanted, lattice)
+    found, how = _replicated(volume, projections, recipe, wanted, lattice, engine)
     return quality.passport(volume, as_map(found), analytic=reference, transfer=transfer, how=how)
 
 
-def _slices(shelf: Shelf | None, projections: Projections) -> Shelf | None:
-    """Where slices lie that were made of these projections' first views; none where cells turned out to be stuck."""
+def _slices(shelf: Shelf | None, projections: Projections, engine: str) -> Shelf | None:
+    """Where slices lie that were made of these projections' first views; none where cells turned out to be stuck.
+
+    They were made by the processor: an image of another engine is that engine's from the first slice to the last.
+    """
     stuck = any(dict(step.settings).get("stuck") for step in projections.history if step.name == "bad_cells")
-    return None if shelf is None or stuck else ahead.image_shelf(shelf, projections.geometry.shape)
+    unfit = stuck or engine != ahead.ENGINE
+    return None if shelf is None or unfit else ahead.image_shelf(shelf, projections.geometry.shape)
 
 
 def _wanted_passport(recipe: Recipe) -> dict[str, Any]:
@@ -236,12 +237,12 @@ def _wanted_passport(recipe: Recipe) -> dict[str, Any]:
 
 
 def _replicated(
-    volume: Volume, projections: Projections, recipe: Recipe, chosen: dict[str, Any], lattice: Grid
+    volume: Volume, projections: Projections, recipe: Recipe, chosen: dict[str, Any], lattice: Grid, engine: str
 ) -> tuple[Float32, tuple[tuple[str, Any], ...]]:
     """Noise of the image from images of perturbed scans, and how it was found."""
     rng = np.random.default_rng(int(chosen["seed"]))
     images = [
-        run_reconstruct(recon.perturbed(projections, rng, share=chosen["share"]), recipe, silent, None)
+        run_reconstruct(recon.perturbed(projections, rng, share=chosen["share"]), recipe, silent, None, engine=engine)
         for _ in range(int(chosen["count"]))
     ]
     found = recon.deviation_of_replicates(volume, images, chosen["share"], lattice)
@@ -253,14 +254,10 @@ def run_assess(
 ) -> Assessment:
     acquisition = projections.acquisition
     figures = quality.assess(
-        volume,
-        acquisition=acquisition,
-        truth=reference.truth,
-        inserts=reference.inserts,
-        spectrum=projections.spectrum,
-        ctdivol_origin=_says_ctdivol(acquisition),
+        volume, acquisition=acquisition, truth=reference.truth, inserts=reference.inserts,
+        spectrum=projections.spectrum, ctdivol_origin=_says_ctdivol(acquisition),
         scanned_mm=projections.geometry.scanned_mm(acquisition.TotalCollimationWidth),
-    )
+    )  # fmt: skip
     whole = dataclasses.replace(
         figures,
         figures=figures.figures + passport.figures,
@@ -278,10 +275,13 @@ def run_write(
     recipe: Recipe,
     study: Study,
     destination: Destination,
+    engine: str = "cpu",
 ) -> Series:
     """The images; beside them the passport's maps, series of their own, and the structured reports about them."""
     acquisition = projections.acquisition
-    provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
+    provenance = dicom.Provenance.of(
+        projections, recipe, assessment, method=recon.complete(recipe.method), engine=projector.named(engine)
+    )
 
     def placed(one: Volume) -> Volume:
         lying = one.place(acquisition.PatientPosition, acquisition.DataCollectionCenterPatient)
@@ -326,10 +326,11 @@ STATIONS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Journey:
-    """Everything that was given or made, and the seconds that each station took."""
+    """Everything that was given or made, the seconds that each station took, and the engine of its images."""
 
     made: tuple[object, ...]
     seconds: tuple[tuple[str, float], ...]
+    engine: str = "cpu"
 
     def the(self, kind: type[T]) -> T:
         """The one value of that type."""
@@ -346,26 +347,30 @@ def travel(
     watch: Watch = lambda _name, _done: None,
     checkpoint: Checkpoint | None = None,
     shelf: Shelf | None = None,
+    engine: str = "cpu",
 ) -> Journey:
     """Run the stations that lead from what is given to the goal, in the order of the table.
 
     A station whose product is there already is passed by. `checkpoint` is where an iterative reconstruction leaves its
     state, so that it goes on from there when it was interrupted; `shelf` holds what `ahead` made of this scan for this
-    recipe while it arrived, and changes nothing but the time. Raises ProgramError when a station waits for something
+    recipe while it arrived, and changes nothing but the time. `engine` is what images are computed on, "cpu" or "cuda";
+    EngineUnavailable, before any work, where it cannot run here. Raises ProgramError when a station waits for something
     that nobody gives.
     """
+    projector.load(engine)
     data: dict[type, object] = {type(value): value for value in given}
     seconds = []
     for station in route(set(data), goal):
         began = time.perf_counter()
         watch(station.name, 0.0)
         arguments = {name: data[kind] for name, kind in _parameters(station)}
-        context = {"progress": _progress(watch, station.name), "checkpoint": checkpoint, "shelf": shelf}
+        context: dict[str, object] = {"progress": _progress(watch, station.name), "checkpoint": checkpoint}
+        context |= {"shelf": shelf, "engine": engine}
         arguments |= {name: context[name] for name in inspect.signature(station.run).parameters if name in CONTEXT}
         data[station.gives] = station.run(**arguments)
         watch(station.name, 1.0)
         seconds.append((station.name, time.perf_counter() - began))
-    return Journey(tuple(data.values()), tuple(seconds))
+    return Journey(tuple(data.values()), tuple(seconds), engine)
 
 
 def route(given: set[type], goal: type) -> tuple[Station, ...]:

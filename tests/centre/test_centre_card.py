@@ -1,21 +1,34 @@
 """A worker holds the card it was given, alone, or does not begin; whoever was given none sees none."""
 
 import ctypes
+import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
 import uuid
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
+import pydicom
 import pytest
 
+from lampyris import raw, recipes, simulate
+from lampyris.ahead import no_slices
 from lampyris.centre import Settings
+from lampyris.centre.jobs import __main__ as jobs
 from lampyris.centre.jobs import card
 from lampyris.centre.jobs.card import Card
 from lampyris.centre.jobs.hand import Hand
+from lampyris.centre.jobs.queue import Work
 from lampyris.centre.observe.metrics import Metrics
+from lampyris.centre.recipes.choice import Library
 from lampyris.centre.settings import VARIABLE
-from lampyris.model import EngineUnavailable, MachineError
+from lampyris.centre.store import Store, raw_prefix, series_prefix
+from lampyris.model import EngineUnavailable, MachineError, Step
+from lampyris.phantom import water_cylinder
+from lampyris.transfer import Chunk, Manifest, Part
 
 IDENTITIES = [uuid.UUID(int=7), uuid.UUID("3f6c1c1e-7a0e-4f53-9d2a-0c5a8e3b9d11")]
 
@@ -89,6 +102,69 @@ def test_a_process_that_cannot_compute_on_its_card_says_so_before_any_scan(tmp_p
     with pytest.raises(EngineUnavailable, match="engine 'cuda' cannot run"):
         hand.start()
     assert hand.pid is None
+
+
+def test_every_image_of_a_worker_with_a_card_is_computed_on_it(tmp_path, monkeypatch):
+    """In Numba's simulator: the series says so, and so do its figures."""
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    settings, held = Settings(tmp_path), Card(0, "a card", "GPU-00000000-0000-0000-0000-000000000000")
+    store, manifest, work = committed(settings)
+    hand = Hand(settings, held)
+    try:
+        hand.start()
+        (tmp_path / "work").mkdir()
+        files, verdict = hand.make(work, manifest, tmp_path / "work", lambda _station, _done: None)
+    finally:
+        hand.close()
+    assert verdict in ("pass", "look", "stop")
+    series = {one.name: store.get(series_prefix("site", manifest.scan), one.sha256) for one in files}
+    image = pydicom.dcmread(io.BytesIO(next(data for name, data in series.items() if name.endswith(".dcm"))))
+    told = image.ContributingEquipmentSequence[0].ContributionDescription
+    assert "by engine cuda on Numba's simulator" in told
+    assert json.loads(series["assessment.json"])["provenance"]["engine"] == "cuda on Numba's simulator"
+
+
+def committed(settings: Settings) -> tuple[Store, Manifest, Work]:
+    """A small axial scan in the store, and an order to make 8 × 8 pixels of it."""
+    protocol = simulate.Protocol(kind="axial", mas=50.0)
+    scan = simulate.scan(water_cylinder(120.0), simulate.scanner("small"), protocol, seed=5)
+    store, chunks = Store(settings), []
+    for part in raw.pack(scan, raw.Decision("lossless", "a test"), part_bytes=1 << 20):
+        (settings.folder / "chunk").write_bytes(part.content)
+        size, digest = store.put_file(raw_prefix("site", "0" * 32), settings.folder / "chunk")
+        chunks.append(Chunk(digest, size))
+    manifest = Manifest(
+        scan="0" * 32, site="site", started="2026-11-21T08:15:02Z", format="lraw", recipe="routine",
+        parts=(Part("scan.lraw", tuple(chunks)),),
+    )  # fmt: skip
+    routine = recipes.recipe("routine")
+    grid = dataclasses.replace(routine.grid, matrix=8, field_of_view_mm=60.0, slice_thickness_mm=5.0)
+    tiny = dataclasses.replace(routine, grid=grid, passport=Step("none"))
+    library = Library({"routine": tiny.to_json()})
+    return store, manifest, Work(1, "site", manifest.scan, "", datetime(2026, 11, 21, tzinfo=UTC), 1, library)
+
+
+def test_the_metrics_tell_what_computed_a_series():
+    counted = SimpleNamespace(metrics=Metrics())
+
+    def made_by(held: Card | None) -> float:
+        jobs.counted(lambda *_: ([], "pass"), counted, held)(None, None, None, None)
+        engine = "cpu" if held is None else "cuda"
+        return counted.metrics.registry.get_sample_value("lampyris_series_made_total", {"engine": engine})
+
+    assert made_by(None) == 1.0
+    assert made_by(Card(3, "a card", "GPU-3")) == 1.0
+
+
+def test_beside_a_card_early_work_corrects_and_makes_no_slices():
+    scan = simulate.scan(
+        water_cylinder(120.0), simulate.scanner("small"), simulate.Protocol(mas=50.0, first_mm=-1.0, last_mm=1.0)
+    )
+    routine = recipes.recipe("routine")
+    planned = dataclasses.replace(routine.grid, field_of_view_mm=60.0, first_mm=-1.0, last_mm=1.0)
+    recipe = dataclasses.replace(routine, grid=planned)
+    assert no_slices(scan, recipe, "cpu") is None
+    assert "whole" in no_slices(scan, recipe, "cuda")
 
 
 SEES = """

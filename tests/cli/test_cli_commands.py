@@ -9,6 +9,7 @@ import pydicom
 import pytest
 
 from lampyris import cli, raw, simulate
+from lampyris.model import EngineUnavailable
 from lampyris.phantom import water_cylinder
 
 SMALL = ["--scanner", "small", "--protocol", "axial"]
@@ -147,12 +148,14 @@ def test_a_journey_that_fails_leaves_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_tells_of_every_engine(capsys):
-    code, out, _ = run(capsys, "doctor", "--json")
-    told = json.loads(out)
-    assert code == 0
-    assert {"cpu", "cuda"} <= {engine["name"] for engine in told["engines"]}
-    assert told["self_test_error"] < 1e-5
+def test_an_engine_that_is_not_here_is_refused_before_any_work(scan, tmp_path, capsys, monkeypatch):
+    def absent():
+        raise EngineUnavailable("engine 'cuda' cannot run: planted")
+
+    monkeypatch.setattr("lampyris.projector.cuda.card", absent)
+    code, _, err = run(capsys, "recon", scan, "-o", tmp_path / "series", "--engine", "cuda", *IMAGE)
+    assert (code, "planted" in err) == (69, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [[], ["journey"], ["simulate"], ["recon"], ["assess"], ["raw"], ["doctor"]])

@@ -2,19 +2,17 @@
 
 import argparse
 import dataclasses
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-from lampyris import __version__, dicom, path, phantom, projector, quality, raw, report
+from lampyris import __version__, dicom, path, phantom, quality, raw, report
 from lampyris import simulate as virtual
 from lampyris.checkpoint import Checkpoint
 from lampyris.cli import terminal
@@ -22,9 +20,6 @@ from lampyris.model import (
     Acquisition,
     Assessment,
     DivergenceError,
-    Gantry,
-    Geometry,
-    Grid,
     InputError,
     Passport,
     Projections,
@@ -66,7 +61,7 @@ def journey(arguments: argparse.Namespace) -> int:
         arguments.span = arguments.span or span
     source = source_of(arguments, arguments.source)
     target = arguments.output
-    with _resumable(target) as states, _whole_folder(target, replace=arguments.replace) as folder:
+    with _resumable(target, arguments.engine) as states, _whole_folder(target, replace=arguments.replace) as folder:
         columns = [_column(arguments, source, made, folder, states) for made in _scans(arguments, source)]
         report.write_page(folder / "report.html", "From raw counts to a judged series", source.title, columns)
     judged = [column.assessment for column in columns]
@@ -99,7 +94,7 @@ def recon(arguments: argparse.Namespace) -> int:
         raise InputError(f"{target} is not empty: choose another folder, nothing is overwritten")
     scan = _read(arguments, arguments.scan)
     chosen = recipe_of(arguments, scan)
-    with _resumable(target) as states, terminal.watched("") as watch:
+    with _resumable(target, arguments.engine) as states, terminal.watched("") as watch:
         state = states.of(target.name, scan, chosen)
         made = _image(arguments, (scan, chosen, path.Reference(), Study()), target, watch, state)
     assessment = made.the(Assessment)
@@ -156,36 +151,6 @@ def raw_verify(arguments: argparse.Namespace) -> int:
         terminal.machine({"verified": True})
     terminal.say(f"{arguments.scan}: every array and fact agrees with its digest")
     return 0
-
-
-def doctor(arguments: argparse.Namespace) -> int:
-    """Engines, devices and versions of this machine."""
-    engines = projector.available()
-    packages = {name: version(name) for name in ("numpy", "numba", "scipy", "zarr", "pydicom")}
-    error = _self_test()
-    if arguments.json:
-        found = [dataclasses.asdict(one) for one in engines]
-        terminal.machine({"engines": found, "packages": packages, "self_test_error": error})
-    terminal.say(f"Lampyris {__version__}, Python {platform.python_version()}, {platform.machine()}")
-    terminal.say(", ".join(f"{name} {number}" for name, number in packages.items()))
-    for engine in engines:
-        state = "[green]usable[/]" if engine.usable else "[yellow]not usable[/]"
-        terminal.say(f"engine {engine.name}: {state}; {engine.reason}")
-    terminal.say(f"self-test: ⟨Ax, y⟩ and ⟨x, Aᵀy⟩ agree to {error:.1e}")
-    return 0
-
-
-def _self_test() -> float:
-    """Relative difference of ⟨Ax, y⟩ and ⟨x, Aᵀy⟩ of the CPU engine on a small curved cone-beam scan."""
-    gantry = Gantry(541.0, 949.0, 24, 61, (1.7, 2.9), True, 11.0, 31.25)
-    geometry = Geometry.circular(gantry, np.linspace(0.0, 350.0, 36))
-    operator = projector.Projector(geometry, Grid.centred((17, 40, 44), (1.5, 2.0, 1.9)))
-    rng = np.random.default_rng(0)
-    image = rng.random(operator.grid.shape, np.float32)
-    data = rng.random(geometry.shape, np.float32)
-    there = float(np.vdot(operator.forward(image).astype(np.float64), data))
-    back = float(np.vdot(image.astype(np.float64), operator.adjoint(data)))
-    return abs(there - back) / abs(there)
 
 
 def source_of(arguments: argparse.Namespace, text: str) -> Source:
@@ -296,7 +261,7 @@ def _image(
     state: Checkpoint,
 ) -> path.Journey:
     destination = path.Destination(folder, "enhanced" if arguments.enhanced else "ct", path.utc_now())
-    return path.travel((*given, destination), path.Series, watch=watch, checkpoint=state)
+    return path.travel((*given, destination), path.Series, watch=watch, checkpoint=state, engine=arguments.engine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,11 +269,12 @@ class _States:
     """Hidden files in one folder, one for each reconstruction of a command, so that the same command can go on."""
 
     folder: Path
+    engine: str
     made: list[Checkpoint] = dataclasses.field(default_factory=list)
 
     def of(self, name: str, scan: RawScan, chosen: Recipe) -> Checkpoint:
-        """Where the image of that name leaves its state; another scan, recipe or version does not go on from it."""
-        key = f"{scan.id} {chosen.digest()} {__version__}"
+        """Where the image of that name leaves its state; another scan, recipe, version or engine begins anew."""
+        key = f"{scan.id} {chosen.digest()} {__version__} {self.engine}"
         self.made.append(Checkpoint(self.folder / f".{name}.state.npz", key, terminal.say))
         return self.made[-1]
 
@@ -318,9 +284,9 @@ class _States:
 
 
 @contextmanager
-def _resumable(target: Path) -> Iterator[_States]:
+def _resumable(target: Path, engine: str) -> Iterator[_States]:
     """States beside `target`: gone when all is done or runs away; after any other failure one line tells of them."""
-    states = _States(target.parent)
+    states = _States(target.parent, engine)
     try:
         yield states
     except DivergenceError:

@@ -87,6 +87,10 @@ def _virtual(command: argparse.ArgumentParser) -> None:
 def _recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", default=None, help="a recipe's name or .json file (default: routine)")
     _grid(command)
+    command.add_argument(
+        "--engine", default="cpu", choices=("cpu", "cuda"),
+        help="what computes the images: the processor, or this machine's card (default cpu)",
+    )  # fmt: skip
     command.add_argument("--enhanced", action="store_true", help="write one Enhanced CT object instead of CT Images")
 
 
@@ -241,11 +245,13 @@ def _raw(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _doctor(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    from lampyris.cli import commands
+    from lampyris.cli import doctor
 
-    command = _command(sub, "doctor", "report engines, devices and versions, with a short self-test", "lampyris doctor")
+    command = _command(
+        sub, "doctor", "report engines, card and versions, with a self-test of every engine", "lampyris doctor"
+    )
     _json(command)
-    command.set_defaults(run=commands.doctor)
+    command.set_defaults(run=doctor.doctor)
 
 
 def _reachable(command: argparse.ArgumentParser) -> None:
@@ -283,7 +289,7 @@ def _serving(sub: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     work.add_argument("--companion", default=None, metavar="RECIPE", help=companion)
     work.add_argument(
         "--gpu", type=centre.card, default=None, metavar="N",
-        help="hold card N, as nvidia-smi counts, and compute on it what asks for a card (default: no card)",
+        help="hold card N, as nvidia-smi counts, and compute every image on it (default: no card)",
     )  # fmt: skip
     work.add_argument("--metrics-port", type=int, default=0, metavar="PORT", help="Prometheus text on this machine")
     work.set_defaults(run=centre.work)

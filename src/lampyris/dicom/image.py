@@ -45,8 +45,8 @@ def write_series(
 
     HU are stored in steps of 1 HU, 1/mm (RescaleType US, with the unit as a real-world mapping) in a decimal step;
     neither is clipped. Images are re-indexed, never resampled, so that left is on the viewer's right (`upright`).
-    UIDs depend on scan, recipe, version, kind, quantity and series number alone. `now` is stamped into the files and
-    needs a time zone.
+    UIDs depend on scan, recipe, version, engine, kind, quantity and series number alone. `now` is stamped into the
+    files and needs a time zone.
 
     Raises InputError (wrong frame, NaN, a range that 16 bits do not hold, text that DICOM forbids, a folder that is not
     empty) and StorageError (disk full or read-only); the folder is then as it was.
@@ -58,7 +58,7 @@ def write_series(
     folder = Path(folder)
     page = upright(volume)
     rescale = rescale_of(page) if provenance.map is None else fine_rescale_of(page)
-    role = f"{provenance.software_version} {kind} {volume.quantity} {series_number}"
+    role = f"{provenance.program} {kind} {volume.quantity} {series_number}"
     frame = volume.FrameOfReferenceUID or provenance.acquisition.FrameOfReferenceUID
     ids = series_ids(
         provenance.scan_id, provenance.recipe_digest, role, study=study.StudyInstanceUID, frame_of_reference=frame

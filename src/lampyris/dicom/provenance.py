@@ -104,7 +104,8 @@ class Provenance:
     `SliceThickness` mm, `ReconstructionDiameter` mm, `ReconstructionAngle` degrees of rotation that a point of the axis
     is reconstructed from, `ReconstructionAlgorithm` a DICOM defined term (None: derived for the analytic methods, left
     out otherwise); `verdict` and `reasons` of the gate; `map` where the values tell something about an
-    image and are not the image; `method` the recipe's with the settings that it leaves to the reconstruction filled in.
+    image and are not the image; `method` the recipe's with the settings that it leaves to the reconstruction filled in;
+    `engine` what computed it, in words.
     """
 
     scan_id: str
@@ -123,6 +124,7 @@ class Provenance:
     reasons: tuple[str, ...] = ()
     map: Map | None = None
     method: Step | None = None
+    engine: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("SliceThickness", "ReconstructionDiameter"):
@@ -132,7 +134,12 @@ class Provenance:
 
     @staticmethod
     def of(
-        projections: Projections, recipe: Recipe, assessment: Assessment | None = None, *, method: Step | None = None
+        projections: Projections,
+        recipe: Recipe,
+        assessment: Assessment | None = None,
+        *,
+        method: Step | None = None,
+        engine: str | None = None,
     ) -> "Provenance":
         """The provenance of an image that this recipe made of these projections.
 
@@ -157,11 +164,17 @@ class Provenance:
             verdict=None if assessment is None else assessment.verdict,
             reasons=() if assessment is None else assessment.reasons,
             method=method or recipe.method,
+            engine=engine,
         )
 
     @property
     def recipe_digest(self) -> str:
         return "" if self.recipe is None else self.recipe.digest()
+
+    @property
+    def program(self) -> str:
+        """What UIDs tell apart of ourselves: the version, and an engine whose last digits are not the processor's."""
+        return self.software_version if self.engine in (None, "cpu") else f"{self.software_version} {self.engine}"
 
     @property
     def kernel(self) -> str | None:
@@ -210,7 +223,8 @@ class Provenance:
         recipe = "no recipe"
         if self.recipe is not None:
             recipe = f"recipe {self.recipe.name} {self.recipe.version}, SHA-256 {self.recipe_digest}"
-        return _within(f"Reconstruction from raw counts, {recipe}, scan {self.scan_id}. {STATEMENT}", 1024)
+        engine = "" if self.engine is None else f" by engine {self.engine}"
+        return _within(f"Reconstruction from raw counts{engine}, {recipe}, scan {self.scan_id}. {STATEMENT}", 1024)
 
     def comments(self, volume: Volume) -> str:
         """Everything a reader of the image should know, for ImageComments (0020,4000)."""

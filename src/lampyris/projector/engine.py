@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numba
 from array_api_compat import numpy as host
@@ -13,6 +13,9 @@ from array_api_compat import numpy as host
 from lampyris.model import EngineUnavailable, Float32, Float64, InputError
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
+
+if TYPE_CHECKING:  # a machine without numba-cuda has every other engine
+    from lampyris.projector.cuda.card import Card
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,16 @@ def available() -> tuple[Availability, ...]:
         Availability("reference", True, _REFERENCE),
         _cuda_available(),
     )
+
+
+def card() -> "Card":
+    """The card that this process would compute on. Raises EngineUnavailable as `load`."""
+    return cast("Card", _cuda().card())
+
+
+def named(name: str) -> str:
+    """What an image says it was computed on: the engine, and which card; nothing in which two alike differ."""
+    return name if name != "cuda" else f"cuda on {card().name}"
 
 
 def _as_it_is(array: Any) -> Any:

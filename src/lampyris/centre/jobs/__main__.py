@@ -7,14 +7,15 @@ import argparse
 import asyncio
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from prometheus_client import start_http_server
 
 from lampyris.centre import Centre, Settings, opened
 from lampyris.centre.jobs import card
-from lampyris.centre.jobs.hand import Hand, Made, Watch
+from lampyris.centre.jobs.card import Card
+from lampyris.centre.jobs.hand import Hand, Made, Watch, engine_of
 from lampyris.centre.jobs.idle import EARLY, EarlyHand, Idle
 from lampyris.centre.jobs.queue import Work, check_queues
 from lampyris.centre.jobs.worker import Make, work
@@ -33,7 +34,7 @@ async def run(settings: Settings, queues: tuple[str, ...], metrics_port: int, gp
             held.enter_context(card.held(found, settings.folder / "slots"))
         hand = Hand(settings, found)
         held.callback(hand.close)
-        early = EarlyHand(settings)
+        early = EarlyHand(settings, engine_of(found))
         held.callback(early.close)
         if found is not None:
             hand.start()
@@ -42,17 +43,19 @@ async def run(settings: Settings, queues: tuple[str, ...], metrics_port: int, gp
                 start_http_server(metrics_port, "127.0.0.1", centre.metrics.registry)
             hand.early = centre.metrics.early_used
             idle = Idle(centre, early) if EARLY in queues and settings.early_bytes else None
-            make = hand.make if found is None else on_card(hand.make, centre, found.number)
-            await work(centre, queues, make, idle=idle)
+            await work(centre, queues, counted(hand.make, centre, found), idle=idle)
 
 
-def on_card(make: Make, centre: Centre, number: int) -> Make:
-    """The same, and the metrics tell when the card is busy."""
-    centre.metrics.hold(number)
+def counted(make: Make, centre: Centre, held: Card | None) -> Make:
+    """The same, and the metrics tell what computed a series, and when the card is busy."""
+    if held is not None:
+        centre.metrics.hold(held.number)
 
     def made(work: Work, manifest: Manifest, folder: Path, watch: Watch) -> Made:
-        with centre.metrics.computing(number):
-            return make(work, manifest, folder, watch)
+        with nullcontext() if held is None else centre.metrics.computing(held.number):
+            found = make(work, manifest, folder, watch)
+        centre.metrics.made.labels(engine_of(held)).inc()
+        return found
 
     return made
 

@@ -19,9 +19,11 @@ _FILE = "scan.lraw.arriving"
 class Arriving:
     """One scan in a folder of its own, which is emptied for it; goes on where it was when there is more."""
 
-    def __init__(self, store: Store, skeleton: Manifest, folder: Path, *, library: Library) -> None:
+    def __init__(
+        self, store: Store, skeleton: Manifest, folder: Path, *, library: Library, engine: str = "cpu"
+    ) -> None:
         self.skeleton = skeleton
-        self._store, self._folder, self._library = store, folder, library
+        self._store, self._folder, self._library, self._engine = store, folder, library, engine
         self._laid: tuple[Chunk, ...] = ()
         self._ahead: Ahead | None = None
         self._begin()
@@ -44,7 +46,7 @@ class Arriving:
         self._shelf.room, told = self._shelf.kept_bytes + room, self._shelf.kept_bytes
         began = told
         if self._ahead is None:
-            self._ahead = Ahead(recipe, self._shelf)
+            self._ahead = Ahead(recipe, self._shelf, engine=self._engine)
         try:
             for _ in self._ahead.go_on(coming.scan, coming.views):
                 if self._shelf.kept_bytes > told:
@@ -52,7 +54,7 @@ class Arriving:
                     kept(told - began)
         except UsedUpError:
             return f"{coming.views} of {coming.scan.views} views: the site's share is used up"
-        reason = no_slices(coming.scan, recipe)
+        reason = no_slices(coming.scan, recipe, self._engine)
         what = "corrections and slices" if reason is None else f"corrections alone: {reason}"
         return f"{coming.views} of {coming.scan.views} views: {what}"
 

@@ -53,7 +53,8 @@ class Order:
 class Hand:
     """The process of one worker; it is started with the first order, and again after it died.
 
-    It sees the worker's card and no other; without one it sees none, so that nobody computes on a card in secret.
+    It sees the worker's card and no other, and computes every image on it; without one it sees none, so that nobody
+    computes on a card in secret.
     """
 
     early: Callable[[int, int], None] = staticmethod(lambda _hits, _misses: None)
@@ -193,6 +194,7 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
             files, verdict = reconstruct(
                 store, manifest, order.folder, library=library, committed=order.committed, watch=watch,
                 early=lambda hits, misses: orders.send(("early", hits, misses)), other=order.recipe,
+                engine=engine_of(card),
             )  # fmt: skip
             answer = ("made", files, verdict)
         except Exception as error:  # the worker decides what becomes of the scan
@@ -201,13 +203,19 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
 
 
 def _unable(card: str) -> LampyrisError | None:
-    """Why nothing here computes on the card that was asked for; None when none was."""
-    if not card:
-        return None
-    return EngineUnavailable(
-        "engine 'cuda' cannot run a whole scan: in this version the projectors can use a card, the stations do not;"
-        " start the worker without --gpu"
-    )
+    """Why nothing here computes on the card that was asked for; None where something does, and when none was."""
+    from lampyris import projector
+
+    try:
+        projector.load(engine_of(card))
+    except EngineUnavailable as error:
+        return error
+    return None
+
+
+def engine_of(card: object) -> str:
+    """What a worker computes images on that holds this card, or none."""
+    return "cuda" if card else "cpu"
 
 
 def obey(leash: Connection, card: str) -> None:

@@ -38,20 +38,26 @@ Kept: TypeAlias = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Early:
-    """What the process is told: skeleton (JSON), chunks that are here, a folder of its own, its room, the recipes."""
+    """What the process is told: skeleton (JSON), chunks that are here, a folder of its own, its room, the recipes,
+    and the engine that will compute the images."""
 
     skeleton: bytes
     chunks: tuple[Chunk, ...]
     folder: Path
     room: int
     library: Library
+    engine: str
 
 
 class EarlyHand(Hand):
-    """The process for early work. `stop` may be called from any thread, at any time, and waits for nobody."""
+    """The process for early work. `stop` may be called from any thread, at any time, and waits for nobody.
 
-    def __init__(self, settings: Settings) -> None:
+    It sees no card: beside one that `engine` will compute on, the processor corrects what has arrived.
+    """
+
+    def __init__(self, settings: Settings, engine: str = "cpu") -> None:
         super().__init__(settings)
+        self._engine = engine
         self._stopped, self._stops = False, 0
 
     def go_on(self, begun: Begun, folder: Path, kept: Kept) -> str | None:
@@ -63,7 +69,7 @@ class EarlyHand(Hand):
         try:
             orders = None if self._stopped else self._started()
             if orders is not None and not self._stopped:
-                orders.send(Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room, begun.library))
+                orders.send(self._order(begun, folder))
                 while (told := orders.recv())[0] == "kept":
                     kept(told[1])
                 story = str(told[1])
@@ -72,6 +78,9 @@ class EarlyHand(Hand):
         if self._stopped:
             self._kill()  # it may have begun while it was stopped
         return None if self._stopped or self._stops != stops else story
+
+    def _order(self, begun: Begun, folder: Path) -> Early:
+        return Early(begun.skeleton.to_json(), begun.chunks, folder, begun.room, begun.library, self._engine)
 
     def stop(self) -> None:
         """Kill the process, and start none until `allow`."""
@@ -191,7 +200,7 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
         skeleton = Manifest.parse(order.skeleton)
         if work is None or work.skeleton != skeleton:
             library = dataclasses.replace(order.library, default=settings.recipe)
-            work = Arriving(store, skeleton, order.folder, library=library)
+            work = Arriving(store, skeleton, order.folder, library=library, engine=order.engine)
         try:
             story = work.go_on(order.chunks, order.room, lambda kept: orders.send(("kept", kept)))
         except Exception as error:  # the scan itself is told nothing of it: its own job will say what is wrong

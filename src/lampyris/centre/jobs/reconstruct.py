@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lampyris import dicom, path, raw, recon
+from lampyris import dicom, path, projector, raw, recon
 from lampyris.centre.jobs.early import FORMAT
 from lampyris.centre.jobs.shelf import EarlyShelf
 from lampyris.centre.recipes.choice import Library
@@ -119,12 +119,14 @@ def reconstruct(
     watch: path.Watch,
     early: Callable[[int, int], None] = lambda _hits, _misses: None,
     other: str | None = None,
+    engine: str = "cpu",
 ) -> tuple[list[ReturnedFile], str]:
     """Every file of the series, in the store, and the gate's verdict.
 
     `folder` is empty and the caller's to delete. The moment in the images is that of the commit, so that a second try
     makes the same series. `early` is told how much was there that could be, and was not: hits and misses. With `other`
-    the scan is made again with that recipe; its files lie apart from those of the first series.
+    the scan is made again with that recipe; its files lie apart from those of the first series. `engine` is what its
+    images are computed on.
     """
     watch("fetch", 0.0)
     raw_folder, series_folder = folder / "raw", folder / "series"
@@ -140,7 +142,7 @@ def reconstruct(
         path.Destination(series_folder, "ct", committed),
     )
     shelf = shelf_of(store, manifest, place, scan, recipe) if other is None else None
-    made = path.travel(given, path.Series, watch=watch, shelf=shelf)
+    made = path.travel(given, path.Series, watch=watch, shelf=shelf, engine=engine)
     assessment = made.the(Assessment)
     if shelf is not None:
         early(shelf.hits, shelf.misses)
@@ -158,7 +160,8 @@ def told_of(made: path.Journey) -> dict[str, Any]:
     """
     projections, recipe, volume = made.the(Projections), made.the(Recipe), made.the(Volume)
     assessment, acquisition = made.the(Assessment), projections.acquisition
-    provenance = dicom.Provenance.of(projections, recipe, assessment, method=recon.complete(recipe.method))
+    method = recon.complete(recipe.method)
+    provenance = dicom.Provenance.of(projections, recipe, assessment, method=method)
     told = assessment.as_dict()
     told["curves"].append(_transfer(projections, recipe).as_dict())
     return {
@@ -169,7 +172,8 @@ def told_of(made: path.Journey) -> dict[str, Any]:
             "software": provenance.software_version,
             "recipe": recipe.as_dict(),
             "recipe_digest": recipe.digest(),
-            "method": recon.complete(recipe.method).as_dict(),
+            "method": method.as_dict(),
+            "engine": projector.named(made.engine),
             "corrections": [{"name": one.name, "settings": dict(one.settings)} for one in projections.history],
             "derivation": provenance.derivation(volume),
             "views": projections.geometry.shape[0],

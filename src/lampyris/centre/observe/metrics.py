@@ -26,6 +26,9 @@ class Metrics:
         )
         self.committed = Counter("lampyris_scans_committed", "Scans committed", ("priority",), registry=self.registry)
         self.ended = Counter("lampyris_tries", "Tries of scans by how they ended", ("state",), registry=self.registry)
+        self.made = Counter(
+            "lampyris_series_made", "Series by what computed their images", ("engine",), registry=self.registry
+        )
         self.early_made = Counter("lampyris_early_made", "Things made before a commit", registry=self.registry)
         self._early = Counter(
             "lampyris_early", "Things made before a commit that a scan asked for", ("found",), registry=self.registry

@@ -50,9 +50,9 @@ class Occasion:
         return self.study.StudyInstanceUID or uid(self.provenance.scan_id, "study")
 
     def uids(self, kind: Kind) -> tuple[str, str]:
-        """Series and instance of a document: of scan, recipe, version and role alone."""
+        """Series and instance of a document: of scan, recipe, program and role alone."""
         made = self.provenance
-        series = uid(made.scan_id, made.recipe_digest, "series", f"{made.software_version} {kind.role}")
+        series = uid(made.scan_id, made.recipe_digest, "series", f"{made.program} {kind.role}")
         return series, uid(series, "instance", "1")
 
 

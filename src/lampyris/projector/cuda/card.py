@@ -5,7 +5,9 @@ for the namespace of its arrays runs the same way (docs/decisions/0211).
 """
 
 import importlib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,13 +19,15 @@ from lampyris.model import EngineUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What the engine runs on: memory in bytes, compute capability (major, minor); `simulated`: Numba's simulator."""
+    """What the engine runs on: memory in bytes, compute capability (major, minor); `simulated`: Numba's simulator;
+    `driver` its version, where the system says it, and the newest CUDA that it takes."""
 
     name: str
     capability: tuple[int, int]
     memory_bytes: int
     free_bytes: int
     simulated: bool
+    driver: str = ""
 
 
 def card() -> Card:
@@ -39,7 +43,7 @@ def card() -> Card:
     free, total = cuda.current_context().get_memory_info()
     free += xp().get_default_memory_pool().free_bytes()  # held for arrays to come
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Card(name, tuple(device.compute_capability), int(total), int(free), False)
+    return Card(name, tuple(device.compute_capability), int(total), int(free), False, _driver())
 
 
 def room(share: float, _usual: int) -> int:
@@ -82,6 +86,18 @@ def to_kernels(*arrays: Any) -> tuple[Any, ...]:
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Numba runs kernels in Python here, for tests (NUMBA_ENABLE_CUDASIM)."""
 _SIMULATED_BYTES = 1 << 30
+
+
+_VERSION = Path("/proc/driver/nvidia/version")
+"""Where Linux tells the driver's own version; in some containers it is not there."""
+
+
+def _driver() -> str:
+    from numba.cuda.cudadrv.driver import get_version
+
+    major, minor = get_version()
+    told = re.search(r"(\d+(?:\.\d+)+)", _VERSION.read_text()) if _VERSION.is_file() else None
+    return f"driver {'of unknown version' if told is None else told[1]}, CUDA {major}.{minor}"
 
 
 def _reason() -> str:
