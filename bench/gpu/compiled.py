@@ -18,9 +18,12 @@ from numba import cuda, types
 from numba.cuda import dispatcher
 
 from lampyris.model import EngineUnavailable
-from lampyris.projector.cuda import feet, pair, voxels
+from lampyris.projector.cuda import feet, helical, pair, rebin, voxels
 
 _F3, _F4, _I4 = types.float32[:, :, ::1], types.float32[:, :, :, ::1], types.int32[:, :, :, ::1]
+_F1, _F2 = types.float32[::1], types.float32[:, ::1]
+_I1, _I2, _I3 = types.int32[::1], types.int32[:, ::1], types.int32[:, :, ::1]
+_D1, _D2, _D3 = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
 _RECORDS, _SPACING, _TURNED = types.float64[:, ::1], types.UniTuple(types.float64, 3), types.boolean[::1]
 KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "find_feet": (feet.find_feet, (types.int64, _RECORDS, _SPACING, _I4, _F4)),
@@ -30,6 +33,16 @@ KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gather_voxels": (pair.gather_voxels, (_I4, _F4, _F3, _F3)),
     "aim": (voxels.aim, (types.int64, _RECORDS, types.float64[::1], _SPACING, types.int64, _I4, _F4)),
     "sum_views": (voxels.sum_views, (_I4, _F4, _TURNED, _F3, _F3)),
+    "find_views": (rebin.find_views, (_D1, _D2, _D2, _D2, _I1, types.boolean, _I3, _F3)),
+    "sum_rays": (
+        rebin.sum_rays,
+        (_F3, types.int64, _I1, _I1, types.int64, _I3, _F3, _I2, _F2, types.boolean, _F3),
+    ),
+    "aim_turns": (helical.aim_turns, (types.int64, _D3, _D1, _D2, types.int64, _I3, _F4)),
+    "sum_turns": (
+        helical.sum_turns,
+        (types.int64, types.int64, _I3, _F4, _I1, _F1, _I2, _F4, _F1, _F3, types.uint16[:, :, ::1]),
+    ),
 }
 """Every kernel with the types that it is called with. Those that gather, and the sum over views, are the hot ones."""
 

@@ -16,4 +16,4 @@ def test_whole_reconstructions_run_in_the_simulator() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert "skipped" not in done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 5  # type: ignore[index]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 9  # type: ignore[index]

@@ -16,10 +16,11 @@ from lampyris.model import (
 )
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder, Gaussian
+from lampyris.projector import load
 from lampyris.recon import reconstruct
 from lampyris.recon.analytic import filtering, helical
 from lampyris.recon.analytic.helical import row_weight
-from lampyris.recon.analytic.rebinning import fans, resample, resampling, spots, theta_range
+from lampyris.recon.analytic.rebinning import fans, resampler, resampling, spots, theta_range
 
 WATER = 0.0193
 ROWS, ROW_MM = 8, 1.7 * 541 / 949
@@ -103,9 +104,9 @@ def test_a_long_helix_filtered_in_parts_is_the_whole(name, turns, monkeypatch):
     whole = reconstruct(projections, Step.of("wfbp"), "hann", request)
     held, make = [], helical.ConeParallelData
 
-    def counted(part, weight):
+    def counted(part, weight, *, engine):
         held.append(4 * np.prod(part.shape))
-        return make(part, weight)
+        return make(part, weight, engine=engine)
 
     monkeypatch.setattr(helical, "ConeParallelData", counted)
     monkeypatch.setattr(helical, "DATA_BYTES", int(turns * projections.integrals.nbytes / 9))
@@ -227,7 +228,8 @@ def test_rebinned_rays_measure_what_true_parallel_rays_would():
     (fan,) = fans((spot,))
     low, high = theta_range(orbit, spot, 70.0)
     theta, xi = np.linspace(low, high, 37), np.arange(-61.0, 70.0, 3.1)
-    found = resample(integrals, resampling(orbit, fan, theta, xi, wraps=False), slice(None))
+    where = resampling(orbit, fan, theta, xi, wraps=False)
+    found = resampler(where, load("cpu"))(integrals, 0, slice(0, len(theta)))
     distance = xi[None] - (21.0 * np.cos(theta) + 33.0 * np.sin(theta))[:, None]
     in_plane = sigma * np.sqrt(2 * np.pi) * np.exp(-0.5 * (distance / sigma) ** 2)
     cell = np.interp(xi, fan.xi_mm, fan.cell_mm)

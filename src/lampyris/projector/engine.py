@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numba
 from array_api_compat import numpy as host
 
-from lampyris.model import EngineUnavailable, Float32, Float64, InputError
+from lampyris.model import EngineUnavailable, Float32, Float64, Grid, InputError, Progress
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
 
@@ -23,12 +23,14 @@ class Memory:
     """Where an engine's arrays live: `xp` their namespace (array API), `up` takes an array there from the host as a
     copy, `down` brings one back; on the host itself both give the array as it is.
 
-    `room(share, usual)` bytes may be taken at once: on a card that share of what is free, on the host the usual.
+    `pieces(source, spans)` gives source[begin:end] of every span in turn, each there and good until the next is asked
+    for. `room(share, usual)` bytes may be taken at once: on a card that share of what is free, on the host the usual.
     """
 
     xp: ModuleType
     up: Callable[[Any], Any]
     down: Callable[[Any], Any]
+    pieces: Callable[[Any, Sequence[tuple[int, int]]], Iterator[Any]]
     room: Callable[[float, int], int]
 
 
@@ -53,6 +55,16 @@ class VoxelSum(Protocol):
         """The sum so far, (slices, rows, columns), where the engine's arrays live."""
 
 
+class ConeParallelViews(Protocol):
+    """Filtered cone-parallel views of a helix, as `backprojection.ConeParallelData` keeps them."""
+
+    def store(self, filtered: Any, first: int, spot: int) -> None:
+        """Set views (views, rows, columns) of a spot, from `first` on."""
+
+    def image(self, grid: Grid, progress: Progress) -> tuple[Any, Any]:
+        """The image on the grid, and in how many directions each of its voxels was seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Availability:
     """One engine, whether it can run on this machine, and what it is or why not."""
@@ -74,7 +86,9 @@ def load(name: str = "cpu") -> Engine:
     if name == "cuda":
         cuda = _cuda()
         described = _described(cuda.card())
-        return Engine(name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down, cuda.room))
+        return Engine(
+            name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down, cuda.pieces, cuda.room)
+        )
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
 
 
@@ -86,6 +100,21 @@ def voxel_sum(name: str) -> Callable[[Plan, Float64], VoxelSum]:
     if load(name).name != "cuda":
         raise InputError(f"engine {name!r} does not backproject voxel by voxel: cpu and cuda do")
     return cast(Callable[[Plan, Float64], VoxelSum], _cuda().VoxelSum)
+
+
+def cone_parallel(name: str) -> Callable[..., ConeParallelViews]:
+    """What keeps cone-parallel views of a `ConeParallelScan` and row weights on an engine other than the processor.
+
+    Raises EngineUnavailable, InputError as `voxel_sum`.
+    """
+    voxel_sum(name)
+    return cast(Callable[..., ConeParallelViews], _cuda().ConeParallelViews)
+
+
+def rebinning(name: str) -> ModuleType:
+    """The module of `Bundle` and `Rebinning`, of an engine other than the processor. Raises as `voxel_sum`."""
+    voxel_sum(name)
+    return cast(ModuleType, _cuda().rebin)
 
 
 def name_of(array: Any) -> str:
@@ -120,7 +149,12 @@ def _usual(_share: float, usual: int) -> int:
     return usual
 
 
-HOST = Memory(host, _as_it_is, _as_it_is, _usual)
+def _slices(source: Any, spans: Sequence[tuple[int, int]]) -> Iterator[Any]:
+    for begin, end in spans:
+        yield source[begin:end]
+
+
+HOST = Memory(host, _as_it_is, _as_it_is, _slices, _usual)
 _REFERENCE = "plain float64 loops, for small sizes and for judging the others"
 
 

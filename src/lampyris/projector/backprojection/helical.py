@@ -28,6 +28,7 @@ from lampyris.model import Float32, Float64, GeometryError, Grid, InputError, Pr
 from lampyris.model.arrays import frozen
 from lampyris.projector import simd
 from lampyris.projector.backprojection.voxels import MARGIN, TILE, Walk, fill, reached, turn
+from lampyris.projector.engine import ConeParallelViews, cone_parallel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,26 +78,57 @@ class ConeParallelScan:
         """(spots, views, rows, columns)."""
         return self.lag_rad.shape[0], self.views, self.rows, self.lag_rad.shape[1]
 
+    def showing(self, low_mm: float, high_mm: float, reach_mm: float) -> tuple[int, int]:
+        """First and last direction, counted from θ = 0, that can show a slab within `reach_mm` of the axis.
+
+        They may lie beyond the scan. A row more than is seen is reckoned with on either side. The table must move.
+        """
+        lattice = self.first_xi_mm + np.arange(self.shape[3], dtype=np.float64) * self.xi_step_mm
+        xi = lattice[np.abs(lattice) <= reach_mm + self.xi_step_mm]
+        lag, ahead, cell = (
+            np.stack([np.interp(xi, lattice, one) for one in each])
+            for each in (self.lag_rad, self.ahead_mm, self.cell_mm)
+        )
+        deep = np.sqrt(np.maximum((reach_mm + self.xi_step_mm) ** 2 - xi**2, 0.0))
+        travel = self.feed_mm_per_rad * lag + self.spot_axial_mm[:, None]
+        edge = (self.first_row_mm - self.spot_axial_mm)[:, None] - 1.5 * self.row_mm
+        far, near = (ahead + deep) / cell, (ahead - deep) / cell
+        bottom = np.minimum(edge * far, edge * near)
+        edge = edge + (self.rows + 2) * self.row_mm
+        top = np.maximum(edge * far, edge * near)
+        from_mm, to_mm = low_mm - float((travel + top).max()), high_mm - float((travel + bottom).min())
+        table = self.axial_mm[0] - self.feed_mm_per_rad * self.first_angle_rad
+        step_rad = np.pi / self.half_turn
+        ends = sorted((end - table) / self.feed_mm_per_rad / step_rad for end in (from_mm, to_mm))
+        return int(np.floor(ends[0])), int(np.ceil(ends[1]))
+
 
 class ConeParallelData:
-    """Filtered cone-parallel views, weighted by row and turned (axial index last), stored piece by piece.
+    """Filtered cone-parallel views, weighted by row, stored piece by piece where the engine's arrays live.
 
-    The one copy of the data that backprojection needs: 4·spots·views·columns·(rows rounded up to 16) bytes.
+    The one copy of the data that backprojection needs: 4·spots·views·columns·rows bytes, on the processor turned (axial
+    index last) and with rows rounded up to 16.
     """
 
-    def __init__(self, scan: ConeParallelScan, row_weight: Float32) -> None:
-        """`row_weight` (rows,) is W(q), 0 … 1, of every row; sums up to `simd.FAINTEST` count as unseen."""
+    def __init__(self, scan: ConeParallelScan, row_weight: Float32, *, engine: str = "cpu") -> None:
+        """`row_weight` (rows,) is W(q), 0 … 1, of every row; sums up to `simd.FAINTEST` count as unseen.
+
+        Raises InputError, and EngineUnavailable where the engine cannot run here.
+        """
         self.row_weight = frozen(row_weight, np.float32, "row_weight", (scan.rows,))
         if self.row_weight.min() < 0 or not simd.FAINTEST < self.row_weight.max() <= 1:
             raise InputError(
                 f"row weights are {self.row_weight.min():.3g} … {self.row_weight.max():.3g}: expected 0 … 1, not all 0"
             )
-        spots, views, rows, columns = scan.shape
         self.scan = scan
-        self.turned = simd.aligned((spots, views, columns, simd.padded(rows)))
+        self.views: ConeParallelViews = (_Turned if engine == "cpu" else cone_parallel(engine))(scan, self.row_weight)
 
-    def store(self, filtered: Float32, first: int = 0, spot: int = 0) -> None:
-        """Set the views [first, first + len(filtered)) of a spot; (views, rows, columns) float32, not yet weighted."""
+    def store(self, filtered: Any, first: int = 0, spot: int = 0) -> None:
+        """Set the views [first, first + len(filtered)) of a spot; (views, rows, columns) float32, not yet weighted.
+
+        The CUDA engine takes them on the card too. Raises InputError for others, and for NaN; the CUDA engine finds NaN
+        when the image is made.
+        """
         spots, views, rows, columns = self.scan.shape
         if filtered.dtype != np.float32 or filtered.ndim != 3 or filtered.shape[1:] != (rows, columns):
             raise InputError(
@@ -106,21 +138,52 @@ class ConeParallelData:
             raise InputError(
                 f"views {first} to {first + len(filtered)} of spot {spot}: the scan has {views} views of {spots} spots"
             )
+        self.views.store(filtered, first, spot)
+
+
+class _Turned:
+    """The views on the processor, turned; NaN until they are stored."""
+
+    def __init__(self, scan: ConeParallelScan, row_weight: Float32) -> None:
+        spots, views, rows, columns = scan.shape
+        self._scan, self._weight = scan, row_weight
+        self._turned = simd.aligned((spots, views, columns, simd.padded(rows)))
+        self._turned[..., :rows] = np.nan
+
+    def store(self, filtered: Float32, first: int, spot: int) -> None:
         if not np.isfinite(filtered.sum(dtype=np.float64)):
             raise InputError(f"filtered views from {first} on hold NaN or infinite values: a 0/0 upstream?")
-        part = self.turned[spot, first : first + len(filtered)]
+        part = self._turned[spot, first : first + len(filtered)]
         turn(filtered, np.zeros(len(filtered), np.bool_), part)
-        part[:, :, :rows] *= self.row_weight
+        part[:, :, : self._scan.rows] *= self._weight
+
+    def image(self, grid: Grid, progress: Progress) -> tuple[Float32, Any]:
+        scan, beam = self._scan, beam_of(self._scan, grid)
+        walk = Walk.of(scan.rows, scan.shape[3], grid.shape, grid.spacing_mm)
+        values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
+        threads = nb.get_num_threads()
+        buffers = simd.aligned(threads * beam.buffers * walk.room)
+        for thread in range(threads):
+            start = thread * beam.buffers * walk.room + MARGIN
+            buffers[start - 1 : start + scan.rows + 1] = np.pad(self._weight, 1, mode="edge")
+        sums = simd.aligned(threads * 2 * walk.stride)
+        tiles = simd.aligned(threads * 2 * TILE * TILE * walk.stride)
+        turned, rays = self._turned.ravel(), rays_of(scan)
+        for top in range(0, walk.rows, TILE):
+            _band(walk, beam, rays, scan.axial_mm, turned, buffers, sums, tiles, top, values, seen)
+            progress(min(1.0, (top + TILE) / walk.rows))
+        return values, seen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HelicalImage:
     """`values` (slices, rows, columns) float32, in the unit of the filtered data times rad, and `seen` uint16 of the
-    same shape: in how many of the `half_turn` directions the voxel was measured. Complete where in all of them.
+    same shape: in how many of the `half_turn` directions the voxel was measured. Complete where in all of them. Both
+    are where the data were.
     """
 
-    values: Float32
-    seen: np.ndarray[Any, np.dtype[np.uint16]]
+    values: Any
+    seen: Any
     half_turn: int
 
 
@@ -132,28 +195,11 @@ def backproject_helical(data: ConeParallelData, grid: Grid, *, progress: Progres
 
     Raises GeometryError for slices along another axis and for a grid that reaches the focal spots.
     """
-    scan = data.scan
-    _, _, rows, columns = scan.shape
-    walk, beam = Walk.of(rows, columns, grid.shape, grid.spacing_mm), _beam(scan, grid)
-    rays = np.empty((*scan.lag_rad.shape, 4))
-    rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
-    rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm
-    rays[..., 3] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
-    values, seen = np.empty(grid.shape, np.float32), np.empty(grid.shape, np.uint16)
-    threads = nb.get_num_threads()
-    buffers = simd.aligned(threads * beam.buffers * walk.room)
-    for thread in range(threads):
-        start = thread * beam.buffers * walk.room + MARGIN
-        buffers[start - 1 : start + rows + 1] = np.pad(data.row_weight, 1, mode="edge")
-    sums = simd.aligned(threads * 2 * walk.stride)
-    tiles = simd.aligned(threads * 2 * TILE * TILE * walk.stride)
-    for top in range(0, walk.rows, TILE):
-        _band(walk, beam, rays, scan.axial_mm, data.turned.ravel(), buffers, sums, tiles, top, values, seen)
-        progress(min(1.0, (top + TILE) / walk.rows))
-    return HelicalImage(values, seen, scan.half_turn)
+    values, seen = data.views.image(grid, progress)
+    return HelicalImage(values, seen, data.scan.half_turn)
 
 
-class _Beam(NamedTuple):
+class Beam(NamedTuple):
     """The lattice of rays and of voxels: x, z of the first voxel column and the steps to the next row and column.
 
     View `lowest_view`, counted modulo a turn, has the direction `lowest_angle`: the one nearest to 0 on the lattice.
@@ -176,7 +222,18 @@ class _Beam(NamedTuple):
     column_z: float
 
 
-def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
+def rays_of(scan: ConeParallelScan) -> Float64:
+    """(spots, columns, 4): of every ray the focal spot's y less the table's at angle θ, `ahead`, rows per mm if not
+    magnified, and the row in the focal spot's plane."""
+    rays = np.empty((*scan.lag_rad.shape, 4))
+    rays[..., 0] = scan.lag_rad * scan.feed_mm_per_rad + scan.spot_axial_mm[:, None]
+    rays[..., 1], rays[..., 2] = scan.ahead_mm, scan.cell_mm / scan.row_mm
+    rays[..., 3] = ((scan.spot_axial_mm - scan.first_row_mm) / scan.row_mm)[:, None]
+    return rays
+
+
+def beam_of(scan: ConeParallelScan, grid: Grid) -> Beam:
+    """The lattices of rays and voxels. Raises GeometryError as `backproject_helical`."""
     if not np.allclose(grid.axes[0], (0.0, 1.0, 0.0), atol=1e-6):
         raise GeometryError(f"slices run along {grid.axes[0].tolist()}; helical data need +y, the table's axis")
     corners = [grid.position_mm((0, r, c)) for r in (0, grid.shape[1] - 1) for c in (0, grid.shape[2] - 1)]
@@ -190,7 +247,7 @@ def _beam(scan: ConeParallelScan, grid: Grid) -> _Beam:
     spots, views, _, _ = scan.shape
     step = np.pi / scan.half_turn
     steps = round(scan.first_angle_rad / step)
-    return _Beam(
+    return Beam(
         spots, views, scan.half_turn, 2 + views // (2 * scan.half_turn), scan.first_angle_rad - steps * step,
         -steps % (2 * scan.half_turn),
         0.5 - scan.first_xi_mm / scan.xi_step_mm, 1 / scan.xi_step_mm, float(first[1]), float(first[0]),

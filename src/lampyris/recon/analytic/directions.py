@@ -48,31 +48,8 @@ class Lattice:
         ]
         reach = max(float(np.hypot(corner[0], corner[2])) for corner in corners)
         low, high = corners[0][1], grid.position_mm((grid.shape[0] - 1, 0, 0))[1]
-        first, last = self.showing(float(low), float(high), reach)
+        first, last = self.scan.showing(float(low), float(high), reach)
         return first // self.group * self.group, (last // self.group + 1) * self.group - 1
-
-    def showing(self, low_mm: float, high_mm: float, reach_mm: float) -> tuple[int, int]:
-        """First and last direction, counted from θ = 0, that can show a slab within `reach_mm` of the axis.
-
-        They may lie beyond the lattice. A row more than is seen is reckoned with on either side.
-        """
-        scan = self.scan
-        xi = self.xi_mm[np.abs(self.xi_mm) <= reach_mm + scan.xi_step_mm]
-        lag, ahead, cell = (
-            np.stack([np.interp(xi, self.xi_mm, one) for one in each])
-            for each in (scan.lag_rad, scan.ahead_mm, scan.cell_mm)
-        )
-        deep = np.sqrt(np.maximum((reach_mm + scan.xi_step_mm) ** 2 - xi**2, 0.0))
-        travel = scan.feed_mm_per_rad * lag + scan.spot_axial_mm[:, None]
-        edge = (scan.first_row_mm - scan.spot_axial_mm)[:, None] - 1.5 * scan.row_mm
-        far, near = (ahead + deep) / cell, (ahead - deep) / cell
-        bottom = np.minimum(edge * far, edge * near)
-        edge = edge + (scan.rows + 2) * scan.row_mm
-        top = np.maximum(edge * far, edge * near)
-        from_mm, to_mm = low_mm - float((travel + top).max()), high_mm - float((travel + bottom).min())
-        table = self.scan.axial_mm[0] - scan.feed_mm_per_rad * scan.first_angle_rad
-        ends = sorted((end - table) / scan.feed_mm_per_rad / self.step_rad for end in (from_mm, to_mm))
-        return int(np.floor(ends[0])), int(np.ceil(ends[1]))
 
     def thin_slices_at_once(self, field: Field, step_mm: float, data_bytes: int) -> int:
         """How many slices, `step_mm` apart, are shown by the directions of so many bytes; at least a turn's feed."""
@@ -81,7 +58,7 @@ class Lattice:
         if views <= held or self.scan.feed_mm_per_rad == 0:
             return max(1, views)
         radius = float(np.hypot(*field.centre_mm)) + field.side_mm / np.sqrt(2)
-        first, last = self.showing(0.0, 0.0, radius)
+        first, last = self.scan.showing(0.0, 0.0, radius)
         beside = last - first + 1 + 2 * self.group
         travel = max(held - beside, 2 * self.scan.half_turn) * self.step_rad * abs(self.scan.feed_mm_per_rad)
         return max(1, int(travel / step_mm))

@@ -141,9 +141,9 @@ def filter_and_backproject(
     batch = max(1, held // (4 * max(geometry.rows, integrals.shape[1]) * geometry.columns))
     cosine, share = memory.up(filtering.cosine), memory.up(filtering.share)
     mix = None if filtering.mix is None else memory.up(filtering.mix)
-    for first in range(0, geometry.views, batch):
-        part = slice(first, min(first + batch, geometry.views))
-        values = memory.up(integrals[part])
+    spans = [(first, min(first + batch, geometry.views)) for first in range(0, geometry.views, batch)]
+    for (first, last), values in zip(spans, memory.pieces(integrals, spans), strict=True):
+        part = slice(first, last)
         values = values if mix is None else memory.xp.matmul(mix, values)
         filtered = filter_rows(
             values, filtering.ramp, weights=(cosine, share[part, None, :]), continuation=filtering.continuation,

@@ -12,11 +12,12 @@ so it can be made while those are still coming (`ahead`).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from lampyris.model import (
-    EngineUnavailable,
     Float32,
     GeometryError,
     Grid,
@@ -31,10 +32,11 @@ from lampyris.model import (
 from lampyris.model.arrays import canonical_json
 from lampyris.projector import Engine
 from lampyris.projector.backprojection import ConeParallelData, backproject_helical
+from lampyris.recon.analytic import filtering
 from lampyris.recon.analytic.directions import Lattice, cosine, coverage, lattice_of
 from lampyris.recon.analytic.fdk import REST_MM, TRUNCATED_VIEWS
 from lampyris.recon.analytic.filtering import filter_rows, ramp_filter
-from lampyris.recon.analytic.rebinning import resample, resampling, views_read
+from lampyris.recon.analytic.rebinning import resampler, resampling, views_read
 from lampyris.recon.analytic.redundancy import half_fan
 from lampyris.recon.field import Circle, Field, choose_field, measured_reach, shadow
 from lampyris.recon.kernels import Kernel
@@ -46,6 +48,8 @@ BATCH_BYTES = 64 * 2**20
 DATA_BYTES = 3 * 2**29
 """Filtered views held at once. A longer helix is filtered in parts, the turns between two of them twice: of a chest of
 600 mm, 64 rows and pitch 1 about half as much again of a tenth of the work."""
+CARD_DATA, CARD_BATCH, MOST_BATCH_BYTES = 0.35, 1 / 64, 4 * BATCH_BYTES
+"""Of a card's free memory for the data and for a batch; no batch is larger than pinned memory is quickly had."""
 FILTERED = 0.15
 """Share of a slab's work, as progress tells it, that is done when backprojection begins."""
 THICKEST_SLAB = 128
@@ -80,12 +84,11 @@ def image(
     seen = shadow(projections)
     reach = measured_reach(projections.geometry)
     _refuse(orbit, reach, seen.body)
-    _refuse_card(engine)
     field = choose_field(request, seen.body)
     lattice = lattice_of(orbit, min(*reach, seen.body.reach_mm))
     covered = coverage(lattice.scan, seen.body.reach_mm)
     plan = plan_slices(request, orbit.gantry.row_at_isocentre_mm, Coverage(covered, covered))
-    maker = _Maker(projections, orbit, lattice, kernel, flat_share, seen.truncated > TRUNCATED_VIEWS)
+    maker = _Maker(projections, orbit, lattice, kernel, engine, flat_share, seen.truncated > TRUNCATED_VIEWS)
     known = {} if shelf is None else {(one.start, one.stop): one.views for one in settled(orbit, request, reach)}
 
     def ready(start: int, stop: int) -> Float32 | None:
@@ -93,7 +96,7 @@ def image(
         made = None if shelf is None or views is None else shelf.load(maker.name(request, start, stop), views)
         return None if made is None else made["values"]
 
-    held = lattice.thin_slices_at_once(field, plan.thin_step_mm, DATA_BYTES)
+    held = lattice.thin_slices_at_once(field, plan.thin_step_mm, engine.memory.room(CARD_DATA, DATA_BYTES))
     most = THICKEST_SLAB if is_planned(request) else held
     values = average_slabs(plan, field, maker.thin, progress, memory=engine.memory, most=most, ready=ready)
     return values, plan.grid(field)
@@ -123,13 +126,13 @@ def ahead(
         return
     given = projections()
     truncated = shadow(given, views[1]).truncated > TRUNCATED_VIEWS
-    _refuse_card(engine)
-    maker = _Maker(given, orbit, lattice_of(orbit, min(reach_mm)), kernel, flat_share, truncated)
+    maker = _Maker(given, orbit, lattice_of(orbit, min(reach_mm)), kernel, engine, flat_share, truncated)
     plan, field = _planned(orbit, request)
     for one, count in due:
         name = maker.name(request, one.start, one.stop)
         if not shelf.holds(name, count):
-            shelf.keep(name, count, {"values": averaged(plan, field, (one.start, one.stop), maker.thin, silent)})
+            made = engine.memory.down(averaged(plan, field, (one.start, one.stop), maker.thin, silent))
+            shelf.keep(name, count, {"values": made})
             yield one.start, one.stop
 
 
@@ -171,10 +174,10 @@ class _Maker:
     """Makes slabs of one scan; the cone-parallel views that show them are made when they are first needed."""
 
     def __init__(
-        self, projections: Projections, orbit: Orbit, lattice: Lattice, kernel: Kernel, flat_share: float,
-        truncated: bool,
+        self, projections: Projections, orbit: Orbit, lattice: Lattice, kernel: Kernel, engine: Engine,
+        flat_share: float, truncated: bool,
     ) -> None:  # fmt: skip
-        self._integrals, self._lattice = projections.integrals, lattice
+        self._integrals, self._lattice, self._engine = projections.integrals, lattice, engine
         self._how = {"kernel": kernel.name, "flat_share": flat_share, "truncated": truncated}
         scan = lattice.scan
         self._ramp = ramp_filter(scan.shape[3], scan.xi_step_mm, kernel)
@@ -182,6 +185,8 @@ class _Maker:
         self._where = [
             resampling(orbit, fan, lattice.theta_rad, lattice.xi_mm, wraps=lattice.wraps) for fan in lattice.bundles
         ]
+        self._resample = [resampler(where, engine) for where in self._where]
+        self._cosines = [engine.memory.up(cosine(scan, spot)) for spot in range(len(self._where))]
         self._weight = row_weight(scan.rows, flat_share)
         lead = -lattice.lowest % lattice.group
         self._borders = np.unique(np.clip([0, *range(lead, scan.views, lattice.group), scan.views], 0, scan.views))
@@ -192,12 +197,13 @@ class _Maker:
         asked = {name: getattr(request, name) for name in GridRequest.__slots__}
         return f"slices {start} to {stop} {canonical_json(self._how | asked)}"
 
-    def thin(self, grid: Grid, progress: Progress) -> Float32:
-        """Thin slices of one slab, 1/mm; NaN where not every direction saw a voxel."""
+    def thin(self, grid: Grid, progress: Progress) -> Any:
+        """Thin slices of one slab, 1/mm, where the engine's arrays live; NaN where not every direction saw a voxel."""
         part = self._prepared(grid)
         progress(FILTERED)
         found = backproject_helical(part.data, grid, progress=lambda done: progress(FILTERED + (1 - FILTERED) * done))
-        if np.isnan(found.values).any():
+        xp = array_namespace(found.values)
+        if bool(xp.any(xp.isnan(found.values))):
             raise ProgramError("a slab was made of directions that were not prepared, or of views that were not there")
         found.values[found.seen < found.half_turn] = np.nan
         return found.values
@@ -211,6 +217,7 @@ class _Maker:
         start, stop = (int(np.searchsorted(self._borders, each, side="right")) for each in (first, last))
         span = (start - 1, stop)
         if self._part is None or not self._part.holds(span):
+            self._part = None  # before the next one takes memory
             self._part = self._empty(span)
         self._fill(self._part, span)
         return self._part
@@ -218,7 +225,7 @@ class _Maker:
     def _empty(self, span: tuple[int, int]) -> "_Part":
         """A part of the scan, as large as may be held, that begins or ends with these groups, as the table goes."""
         scan, borders = self._lattice.scan, self._borders
-        most = DATA_BYTES // (4 * scan.shape[0] * scan.rows * scan.shape[3])
+        most = self._engine.memory.room(CARD_DATA, DATA_BYTES) // (4 * scan.shape[0] * scan.rows * scan.shape[3])
         low, high = span
         while int(borders[high] - borders[low]) < scan.half_turn:
             low, high = max(low - 1, 0), min(high + 1, len(borders) - 1)
@@ -229,23 +236,32 @@ class _Maker:
         begin, end = int(borders[low]), int(borders[high])
         angle = (self._lattice.lowest + begin) * self._lattice.step_rad
         cut = replace(scan, first_angle_rad=angle, axial_mm=scan.axial_mm[begin:end])
-        data = ConeParallelData(cut, self._weight)
-        data.turned[..., : scan.rows] = np.nan  # what is used before it is made is found out
-        return _Part(low, high, data, set())
+        return _Part(low, high, ConeParallelData(cut, self._weight, engine=self._engine.name), set())
 
     def _fill(self, part: "_Part", span: tuple[int, int]) -> None:
         """Rebin and filter every fan in these groups, where that was not done."""
-        scan = self._lattice.scan
-        batch = max(1, BATCH_BYTES // (4 * scan.rows * scan.shape[3] * self._lattice.group))
+        scan, memory = self._lattice.scan, self._engine.memory
+        held = min(memory.room(CARD_BATCH, BATCH_BYTES), MOST_BATCH_BYTES)
+        batch = max(1, held // (4 * scan.rows * scan.shape[3] * self._lattice.group))
         begin = int(self._borders[part.low])
-        for run in _runs([group for group in range(*span) if group not in part.made], batch):
-            first, last = int(self._borders[run[0]]), int(self._borders[run[-1] + 1])
-            for spot, where in enumerate(self._where):
-                parallel = resample(self._integrals, where, slice(first, last))
-                weights = (cosine(scan, spot),)
-                filter_rows(parallel, self._ramp, weights=weights, continuation=self._continuation, out=parallel)
-                part.data.store(parallel, first - begin, spot)
+        runs = list(_runs([group for group in range(*span) if group not in part.made], batch))
+        parts = [slice(int(self._borders[run[0]]), int(self._borders[run[-1] + 1])) for run in runs]
+        spans = [self._read(views) for views in parts]
+        for views, (first, _), integrals in zip(parts, spans, memory.pieces(self._integrals, spans), strict=True):
+            for spot, resample in enumerate(self._resample):
+                parallel = resample(integrals, first, views)
+                filter_rows(
+                    parallel, self._ramp, weights=(self._cosines[spot],), continuation=self._continuation, out=parallel,
+                    chunk_bytes=memory.room(CARD_BATCH, filtering.CHUNK_BYTES),
+                )  # fmt: skip
+                part.data.store(parallel, views.start - begin, spot)
+        for run in runs:
             part.made.update(run)
+
+    def _read(self, directions: slice) -> tuple[int, int]:
+        """The views [begin, end) that these directions are made of, of whatever spot."""
+        ends = [where.read(directions) for where in self._where]
+        return min(first for first, _ in ends), max(last for _, last in ends)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,11 +301,6 @@ def row_weight(rows: int, flat_share: float) -> Float32:
     q = np.abs((2 * np.arange(rows) + 1) / rows - 1)
     fall = np.clip((q - flat_share) / (1 - flat_share), 0, 1)
     return np.asarray(np.cos(np.pi / 2 * fall) ** 2, np.float32)
-
-
-def _refuse_card(engine: Engine) -> None:
-    if engine.name != "cpu":
-        raise EngineUnavailable(f"engine {engine.name!r} does not run wfbp: take engine 'cpu'")
 
 
 def _refuse(orbit: Orbit, reach_mm: tuple[float, float], body: Circle) -> None:

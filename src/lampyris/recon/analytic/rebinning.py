@@ -8,13 +8,17 @@ spots that fly in plane are read together, as twice the columns (Kachelrieß et 
 Stierstorfer et al. 2004 (Phys. Med. Biol. 49:2209), section 2.1.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
 from lampyris.model import Float32, Float64, GeometryError, Orbit
+from lampyris.projector import Engine
+from lampyris.projector.engine import rebinning
 
 MOST_SPOTS = 8
 SPOT_MM = 0.02
@@ -57,19 +61,42 @@ class Fan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resampling:
-    """Where each cone-parallel sample of a fan lies among the measured ones.
+    """Where each cone-parallel sample of a fan lies among the measured ones, of a scan of so many `views`.
 
-    `view_of` (θs, spots, columns) fractional view among those of its spot, `rank` as in `Fan`; every ξ is the sum over
-    four rays `take` (ξs, 4) with `share` (ξs, 4). `wraps`: the views close a full turn, the last precedes the first.
+    Directions `theta_rad` (θs,); of every spot the `turns`: its gantry angles and the number of each among its views;
+    `ray_rad` (spots, columns) the directions of its rays to the gantry angle. `rank` as in `Fan`; every ξ is the sum
+    over four rays `take` (ξs, 4) with `share` (ξs, 4). `wraps`: the views close a full turn, the last precedes the
+    first.
     """
 
+    views: int
     first: NDArray[np.int64]
     stride: int
-    view_of: Float64
+    theta_rad: Float64
+    turns: tuple[tuple[Float64, Float64], ...]
+    ray_rad: Float64
     rank: NDArray[np.int64]
     take: NDArray[np.int64]
     share: Float32
     wraps: bool
+
+    def view_of(self, part: slice) -> Float64:
+        """Fractional view (θs, spots, columns), among those of its spot, in which a ray had each direction."""
+        theta = self.theta_rad[part]
+        each = [_places(*turn, theta, ray, self.wraps) for turn, ray in zip(self.turns, self.ray_rad, strict=True)]
+        return np.stack(each, 1)
+
+    def read(self, part: slice) -> tuple[int, int]:
+        """The views [begin, end) of the scan that the azimuthal cubic reads for these directions."""
+        if self.wraps:
+            return 0, self.views
+        last = (self.views - 1 - self.first) // self.stride
+        ends: list[int] = []
+        for spot, (turn, ray) in enumerate(zip(self.turns, self.ray_rad, strict=True)):
+            place = np.floor(_places(*turn, self.theta_rad[part], np.array([ray.min(), ray.max()]), False))
+            between = np.clip([place.min() - 1, place.max() + 2], 0, last[spot]).astype(np.int64)
+            ends.extend((self.first[spot] + self.stride * between).tolist())
+        return min(ends), max(ends) + 1
 
 
 def spots(orbit: Orbit) -> tuple[Spot, ...]:
@@ -92,9 +119,10 @@ def views_read(orbit: Orbit, found: tuple[Spot, ...], theta_rad: Float64) -> NDA
     """Up to which view (θs,) of a scan that does not close a turn `resample` reads for each direction, exclusive."""
     highest = np.zeros(len(theta_rad), np.int64)
     for spot in found:
-        outermost = replace(spot, theta_rad=spot.theta_rad[[spot.theta_rad.argmin(), spot.theta_rad.argmax()]])
+        outermost = np.array([spot.theta_rad.min(), spot.theta_rad.max()])
         last = len(range(*spot.views.indices(orbit.views))) - 1
-        read = np.clip(np.floor(_views_of(orbit, outermost, theta_rad, wraps=False)) + 2, 0, last).max(axis=1)
+        place = _places(*_turn(orbit, spot, wraps=False), theta_rad, outermost, wraps=False)
+        read = np.clip(np.floor(place) + 2, 0, last).max(axis=1)
         highest = np.maximum(highest, spot.views.start + spot.views.step * read.astype(np.int64))
     return highest + 1
 
@@ -115,9 +143,12 @@ def resampling(orbit: Orbit, fan: Fan, theta_rad: Float64, xi_mm: Float64, *, wr
     """Where the samples at θ and ξ (both ascending) lie; beyond what was measured, at its edge."""
     take = np.clip(np.searchsorted(fan.xi_mm, xi_mm, side="right") - 2, 0, len(fan.xi_mm) - 4)[:, None] + np.arange(4)
     return Resampling(
+        orbit.views,
         np.array([spot.views.start for spot in fan.spots], np.int64),
         int(fan.spots[0].views.step),
-        np.stack([_views_of(orbit, spot, theta_rad, wraps) for spot in fan.spots], 1),
+        theta_rad,
+        tuple(_turn(orbit, spot, wraps) for spot in fan.spots),
+        np.stack([spot.theta_rad for spot in fan.spots]),
         fan.rank,
         take.astype(np.int64),
         _lagrange(fan.xi_mm[take], xi_mm),
@@ -125,28 +156,36 @@ def resampling(orbit: Orbit, fan: Fan, theta_rad: Float64, xi_mm: Float64, *, wr
     )
 
 
-def resample(integrals: Float32, where: Resampling, part: slice) -> Float32:
-    """Cone-parallel views `part`, (θs, rows, ξs), from all views (views, rows, columns) of the scan.
+def resampler(where: Resampling, engine: Engine) -> Callable[[Any, int, slice], Any]:
+    """What makes cone-parallel views `part` (θs, rows, ξs) of (integrals, begin, part).
 
-    Only the views that are read are taken out of `integrals`, which may make them when they are asked for.
+    `integrals` are the views of the scan from `begin` on, those at least that `where.read(part)` tells, where the
+    engine's arrays live; so are the views that it makes.
     """
-    view_of, views = where.view_of[part], len(integrals)
-    begin, end = (0, views) if where.wraps else _read(where, view_of, views)
+    if engine.name == "cpu":
+        return lambda integrals, begin, part: _on_processor(where, integrals, begin, part)
+    card = rebinning(engine.name)
+    most = max(len(angles) for angles, _ in where.turns)
+    angle, order = (np.stack([np.pad(turn[i], (0, most - len(turn[i]))) for turn in where.turns]) for i in (0, 1))
+    views = (where.views - where.first + where.stride - 1) // where.stride
+    origin = np.argsort(where.rank, axis=None)[where.take]
+    return card.Rebinning(  # type: ignore[no-any-return]
+        card.Bundle(
+            angle, order, views, where.ray_rad, where.first, where.stride, origin.astype(np.int32), where.share,
+            where.wraps,
+        ),
+        where.theta_rad,
+    )  # fmt: skip
+
+
+def _on_processor(where: Resampling, integrals: Float32, begin: int, part: slice) -> Float32:
+    view_of = where.view_of(part)
     values = np.empty((len(view_of), integrals.shape[1], len(where.take)), np.float32)
     _resample(
-        integrals[begin:end], (begin, views), where.first, where.stride, view_of, where.rank, where.take, where.share,
+        integrals, (begin, where.views), where.first, where.stride, view_of, where.rank, where.take, where.share,
         where.wraps, values,
     )  # fmt: skip
     return values
-
-
-def _read(where: Resampling, view_of: Float64, views: int) -> tuple[int, int]:
-    """The views [begin, end) that the azimuthal cubic reads."""
-    last = (views - 1 - where.first) // where.stride
-    lowest = np.clip(np.floor(view_of.min(axis=(0, 2))).astype(np.int64) - 1, 0, last)
-    highest = np.clip(np.floor(view_of.max(axis=(0, 2))).astype(np.int64) + 2, 0, last)
-    ends = np.concatenate([where.first + where.stride * each for each in (lowest, highest)])
-    return int(ends.min()), int(ends.max()) + 1
 
 
 def _interleaved(one: Spot, other: Spot) -> bool:
@@ -173,17 +212,23 @@ def _fan(members: tuple[Spot, ...]) -> Fan:
     )
 
 
-def _views_of(orbit: Orbit, spot: Spot, theta_rad: Float64, wraps: bool) -> Float64:
-    """Fractional view (θs, columns) of the spot in which each column's ray had each direction."""
+def _turn(orbit: Orbit, spot: Spot, wraps: bool) -> tuple[Float64, Float64]:
+    """Gantry angles of a spot's views, ascending, and their numbers; closed by the first once more where it wraps."""
     phi = orbit.gantry_angle_rad[spot.views]
     order = np.arange(len(phi), dtype=np.float64)
     if phi[-1] < phi[0]:
         phi, order = phi[::-1], order[::-1]
-    wanted = theta_rad[:, None] - spot.theta_rad[None, :]
     if wraps:
-        wanted = phi[0] + np.mod(wanted - phi[0], 2 * np.pi)
         closing = order[-1] + np.sign(order[-1] - order[0])  # one view on: the first again, modulo their number
         phi, order = np.append(phi, phi[0] + 2 * np.pi), np.append(order, closing)
+    return phi, order
+
+
+def _places(phi: Float64, order: Float64, theta_rad: Float64, ray_rad: Float64, wraps: bool) -> Float64:
+    """Fractional view (θs, rays) of the spot in which each ray had each direction."""
+    wanted = theta_rad[:, None] - ray_rad[None, :]
+    if wraps:
+        wanted = phi[0] + np.mod(wanted - phi[0], 2 * np.pi)
     return np.asarray(np.interp(wanted, phi, order), np.float64)
 
 
