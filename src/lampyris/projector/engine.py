@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numba
 from array_api_compat import numpy as host
@@ -14,8 +14,18 @@ from lampyris.model import EngineUnavailable, Float32, Float64, Grid, InputError
 from lampyris.projector import cpu, footprint, reference
 from lampyris.projector.plan import Plan
 
-if TYPE_CHECKING:  # a machine without numba-cuda has every other engine
-    from lampyris.projector.cuda.card import Card
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the engine runs on: memory in bytes, compute capability (major, minor); `simulated`: Numba's simulator;
+    `driver` its version, where the system says it, and the newest CUDA that it takes."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_bytes: int
+    free_bytes: int
+    simulated: bool
+    driver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +141,9 @@ def available() -> tuple[Availability, ...]:
     )
 
 
-def card() -> "Card":
+def card() -> Card:
     """The card that this process would compute on. Raises EngineUnavailable as `load`."""
-    return cast("Card", _cuda().card())
+    return cast(Card, _cuda().card())
 
 
 def named(name: str) -> str:

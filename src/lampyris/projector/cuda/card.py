@@ -6,7 +6,6 @@ for the namespace of its arrays runs the same way (docs/decisions/0211).
 
 import importlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,19 +14,7 @@ import numpy as np
 from numba import config, cuda
 
 from lampyris.model import EngineUnavailable
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What the engine runs on: memory in bytes, compute capability (major, minor); `simulated`: Numba's simulator;
-    `driver` its version, where the system says it, and the newest CUDA that it takes."""
-
-    name: str
-    capability: tuple[int, int]
-    memory_bytes: int
-    free_bytes: int
-    simulated: bool
-    driver: str = ""
+from lampyris.projector.engine import Card
 
 
 def card() -> Card:
@@ -40,15 +27,22 @@ def card() -> Card:
     if not cuda.is_available():
         raise EngineUnavailable(f"engine 'cuda' cannot run: {_reason()}")
     device = cuda.get_current_device()
-    free, total = cuda.current_context().get_memory_info()
-    free += xp().get_default_memory_pool().free_bytes()  # held for arrays to come
+    free, total = _memory()
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Card(name, tuple(device.compute_capability), int(total), int(free), False, _driver())
+    return Card(name, tuple(device.compute_capability), total, free, False, _driver())
 
 
 def room(share: float, _usual: int) -> int:
     """That share of the bytes that are free on the card."""
-    return int(share * card().free_bytes)
+    return int(share * _memory()[0])
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes that are free, what CuPy holds for arrays to come among them, and bytes in all."""
+    if SIMULATED:
+        return _SIMULATED_BYTES, _SIMULATED_BYTES
+    free, total = cuda.current_context().get_memory_info()
+    return int(free + xp().get_default_memory_pool().free_bytes()), int(total)
 
 
 def xp() -> ModuleType:
