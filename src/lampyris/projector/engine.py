@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -35,6 +36,10 @@ class Memory:
 
     `pieces(source, spans)` gives source[begin:end] of every span in turn, each there and good until the next is asked
     for. `room(share, usual)` bytes may be taken at once: on a card that share of what is free, on the host the usual.
+    Within `refused(what)` a card that is full is a CardFullError with the numbers; `release` gives back what is only
+    kept, and `in_parts(total, work, most=…, what=…)` does work in halves where the card is full (`cuda.memory`). `wait`
+    for what is still being worked out before other libraries look at it; `device` is what these call the place: "cpu",
+    "cuda".
     """
 
     xp: ModuleType
@@ -42,16 +47,24 @@ class Memory:
     down: Callable[[Any], Any]
     pieces: Callable[[Any, Sequence[tuple[int, int]]], Iterator[Any]]
     room: Callable[[float, int], int]
+    refused: Callable[[str], AbstractContextManager[None]]
+    release: Callable[[], None]
+    in_parts: Callable[..., Iterator[int]]
+    wait: Callable[[], None]
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A pair of loops around `ray`: `forward(plan, image)` and its transpose `adjoint(plan, projections)`, float32."""
+    """A pair of loops around `ray`: `forward(plan, image)` and its transpose `adjoint(plan, projections)`, float32.
+
+    Both take NumPy's arrays, and "cuda" those on the card too; what they make lies where they were given it.
+    """
 
     name: str
     description: str
-    forward: Callable[[Plan, Float32], Float32]
-    adjoint: Callable[[Plan, Float32], Float32]
+    forward: Callable[[Plan, Any], Any]
+    adjoint: Callable[[Plan, Any], Any]
     memory: Memory
 
 
@@ -96,9 +109,7 @@ def load(name: str = "cpu") -> Engine:
     if name == "cuda":
         cuda = _cuda()
         described = _described(cuda.card())
-        return Engine(
-            name, described, cuda.forward, cuda.adjoint, Memory(cuda.xp(), cuda.up, cuda.down, cuda.pieces, cuda.room)
-        )
+        return Engine(name, described, cuda.forward, cuda.adjoint, _on_card(cuda))
     raise InputError(f"engine {name!r} is none of {', '.join(each.name for each in available())}")
 
 
@@ -164,7 +175,23 @@ def _slices(source: Any, spans: Sequence[tuple[int, int]]) -> Iterator[Any]:
         yield source[begin:end]
 
 
-HOST = Memory(host, _as_it_is, _as_it_is, _slices, _usual)
+def _never_full(_what: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def _nothing_to_do() -> None:
+    return None
+
+
+def _in_parts(total: int, work: Callable[[slice], object], *, most: int, what: str) -> Iterator[int]:  # noqa: ARG001
+    for first in range(0, total, most):
+        work(slice(first, min(first + most, total)))
+        yield min(first + most, total)
+
+
+HOST = Memory(
+    host, _as_it_is, _as_it_is, _slices, _usual, _never_full, _nothing_to_do, _in_parts, _nothing_to_do, "cpu"
+)
 _REFERENCE = "plain float64 loops, for small sizes and for judging the others"
 
 
@@ -176,6 +203,13 @@ def _cuda() -> ModuleType:
         raise EngineUnavailable(
             f"engine 'cuda' cannot run: numba-cuda is not installed ({error.name}); pip install 'lampyris[gpu]'"
         ) from error
+
+
+def _on_card(cuda: ModuleType) -> Memory:
+    return Memory(
+        cuda.xp(), cuda.up, cuda.down, cuda.pieces, cuda.room, cuda.refused, cuda.release, cuda.in_parts, cuda.wait,
+        cuda.device(),
+    )  # fmt: skip
 
 
 def _cuda_available() -> Availability:

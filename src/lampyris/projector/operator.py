@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
-from lampyris.model import Float32, Geometry, Grid, InputError
+from lampyris.model import Geometry, Grid, InputError
 from lampyris.projector import engine as engines
 from lampyris.projector.plan import Plan
 
@@ -28,32 +29,46 @@ class Projector:
     0.18
     """
 
-    def __init__(self, geometry: Geometry, grid: Grid, engine: str | engines.Engine = "cpu") -> None:
-        """Raises GeometryError where the rays cannot be walked on this grid, EngineUnavailable, InputError."""
+    def __init__(self, geometry: Geometry, grid: Grid, engine: str | engines.Engine | None = None) -> None:
+        """`engine` None takes the one of where the data lie: NumPy's arrays on "cpu", those on a card on "cuda".
+
+        Raises GeometryError where the rays cannot be walked on this grid, EngineUnavailable, InputError.
+        """
         self.geometry = geometry
         self.grid = grid
         self.engine = engines.load(engine) if isinstance(engine, str) else engine
         self._plan = Plan.of(geometry, grid)
 
-    def forward(self, image: Float32) -> Float32:
+    def forward(self, image: Any) -> Any:
         """Line integrals (views, rows, columns) of an image (slices, rows, columns), in its unit times mm.
 
-        Raises InputError for another shape or type than float32, or NaN.
+        Those of an array on a card stay on the card. Raises InputError for another shape or type than float32, NaN, or
+        an array on a card where another engine was asked for.
         """
-        _check(image, self.grid.shape, "image")
-        return self.engine.forward(self._plan, image)
+        return self._engine_for(image, self.grid.shape, "image").forward(self._plan, image)
 
-    def adjoint(self, projections: Float32) -> Float32:
-        """Aᵀ: projections (views, rows, columns) → image (slices, rows, columns).
+    def adjoint(self, projections: Any) -> Any:
+        """Aᵀ: projections (views, rows, columns) → image (slices, rows, columns), of the same kind.
 
-        Raises InputError for another shape or type than float32, or NaN.
+        Raises InputError as `forward`.
         """
-        _check(projections, self.geometry.shape, "projections")
-        return self.engine.adjoint(self._plan, projections)
+        return self._engine_for(projections, self.geometry.shape, "projections").adjoint(self._plan, projections)
 
     def subset(self, views: slice | Sequence[int]) -> "Projector":
         """The same operator for some of its views, in that order."""
         return Projector(self.geometry.subset(views), self.grid, self.engine)
+
+    def _engine_for(self, array: Any, shape: tuple[int, int, int], name: str) -> engines.Engine:
+        """The engine, once the array is one that it takes."""
+        _check(array, shape, name)
+        if self.engine is None:
+            return engines.load(engines.name_of(array))
+        if engines.name_of(array) == "cuda" and self.engine.name != "cuda":
+            raise InputError(
+                f"{name} lie on a card, and the engine asked for is {self.engine.name!r}: 'cuda' takes them there, or"
+                " bring them down first"
+            )
+        return self.engine
 
     def norm(self, *, iterations: int = 20, tolerance: float = 1e-3) -> float:
         """Largest singular value of A, mm, from below, by power iteration on AᵀA.
@@ -62,10 +77,11 @@ class Projector:
         constant image is a start that cannot be orthogonal to it. Stops when a step gains less than `tolerance`,
         relative, or after `iterations`.
         """
-        image = np.ones(self.grid.shape, np.float32)
+        memory = engines.HOST if self.engine is None else self.engine.memory
+        image = memory.xp.ones(self.grid.shape, dtype=memory.xp.float32)
         norm = 0.0
         for _ in range(iterations):
-            image /= np.float32(_length(image))
+            image /= _length(image)
             projections = self.forward(image)
             before, norm = norm, _length(projections)
             if norm == 0.0 or norm - before < tolerance * norm:
@@ -74,20 +90,22 @@ class Projector:
         return norm
 
 
-def _length(array: Float32) -> float:
-    return math.sqrt(float(np.einsum("i,i->", array.ravel(), array.ravel(), dtype=np.float64)))
+def _length(array: Any) -> float:
+    xp = array_namespace(array)
+    return math.sqrt(float(xp.sum(array * array, dtype=xp.float64)))
 
 
 def _check(array: Any, shape: tuple[int, int, int], name: str) -> None:
     """Refuse what the engine must not be given."""
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-        found = f"{array.dtype} array" if isinstance(array, np.ndarray) else type(array).__name__
+    known = isinstance(array, np.ndarray) or engines.name_of(array) == "cuda"
+    if not known or array.dtype != np.float32:
+        found = f"{array.dtype} array" if known else type(array).__name__
         raise InputError(f"{name}: found {found}, expected a float32 array; .astype(np.float32) first")
-    if array.shape != shape:
+    if tuple(array.shape) != shape:
         raise InputError(f"{name} have shape {array.shape}, expected {shape}: axes swapped, or another scan's?")
     with np.errstate(invalid="ignore", over="ignore"):
         total = float(array.sum())  # not finite where any value is not; no array of answers
     if not math.isfinite(total):
-        bad = int(array.size - np.isfinite(array).sum())
+        bad = int(array.size - array_namespace(array).isfinite(array).sum())
         if bad:
             raise InputError(f"{name} hold {bad} NaN or infinite of {array.size} values: a 0/0 upstream?")

@@ -71,6 +71,16 @@ def down(array: Any) -> Any:
     return np.array(array) if SIMULATED else array.get()
 
 
+def wait() -> None:
+    """Return when everything that was asked of the card is done."""
+    cuda.synchronize()
+
+
+def device() -> str:
+    """Where arrays on the card are, in the words of those who take them by their address: "cpu" in the simulator."""
+    return "cpu" if SIMULATED else "cuda"
+
+
 def to_kernels(*arrays: Any) -> tuple[Any, ...]:
     """Arrays on the card as Numba's kernels take them: without waiting for what was asked of CuPy before, which goes
     through the same stream."""

@@ -30,9 +30,13 @@ def records(plan: Plan) -> Float64:
 
 
 def launch(across: int, *others: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Blocks and threads for so many places: a warp across, four lines of them down, one of anything else."""
-    block = (WARP, 4, 1)[: 1 + len(others)]
-    return tuple(-(-n // t) for n, t in zip((across, *others), block, strict=True)), block
+    """Blocks and threads for so many places: a warp across, four lines of them down, one of anything else.
+
+    No more than there are places: the simulator has a Python thread for each.
+    """
+    places = (across, *others)
+    block = tuple(min(n, t) for n, t in zip(places, (WARP, 4, 1), strict=False))
+    return tuple(-(-n // t) for n, t in zip(places, block, strict=True)), block
 
 
 @cuda.jit(device=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, float32, int32
 
-from lampyris.model import Float32
+from lampyris.projector.cuda.card import SIMULATED, down, to_kernels, up, xp
 from lampyris.projector.cuda.feet import EDGE, PARTS, WHOLES, find_edges, find_feet, launch, records, weigh_cells
 from lampyris.projector.plan import Plan
 
@@ -35,34 +35,53 @@ class _Batch(NamedTuple):
     parts: Any
 
 
-def forward(plan: Plan, image: Float32) -> Float32:
-    """Line integrals (views, rows, columns) of an image (slices, rows, columns), in its unit times mm."""
-    projections = np.empty(plan.projections_shape, np.float32)
-    there = cuda.to_device(np.ascontiguousarray(image))
-    for batch in _batches(plan):
+def forward(plan: Plan, image: Any) -> Any:
+    """Line integrals (views, rows, columns) of an image (slices, rows, columns), in its unit times mm.
+
+    Those of an image on the card stay there; those of an image on the host come back a batch of views at a time.
+    """
+    space, on_card = xp(), _on_card(image)
+    projections = (space if on_card else np).empty(plan.projections_shape, dtype=np.float32)
+    (there,) = to_kernels(space.ascontiguousarray(up(image)))
+    for batch in _batches(space, plan):
         views = batch.views.stop - batch.views.start
-        edges = cuda.device_array((views, plan.columns + 1, EDGE), np.float32)
+        made, edges = _empty(space, (views, plan.rows, plan.columns)), _empty(space, (views, plan.columns + 1, EDGE))
+        weighted = projections[batch.views] if on_card else _empty(space, made.shape)
+        for_edges, for_cells = to_kernels(edges, made)
         grid, block = launch(plan.columns + 1, views)
-        find_edges[grid, block](plan.kind, batch.numbers, plan.spacing_mm, edges)
-        made = cuda.device_array((views, plan.rows, plan.columns), np.float32)
+        find_edges[grid, block](plan.kind, batch.numbers, plan.spacing_mm, for_edges)
         grid, block = launch(plan.columns, -(-plan.rows // ROWS), views)
-        gather_cells[grid, block](batch.wholes, batch.parts, edges, there, made)
-        projections[batch.views] = _weighed(plan, batch, made, back=True).copy_to_host()
+        gather_cells[grid, block](batch.wholes, batch.parts, for_edges, there, for_cells)
+        _weigh(plan, batch, made, weighted, back=True)
+        if not on_card:
+            projections[batch.views] = down(weighted)
     return projections
 
 
-def adjoint(plan: Plan, projections: Float32) -> Float32:
-    """The transpose of `forward`: projections (views, rows, columns) → image (slices, rows, columns)."""
+def adjoint(plan: Plan, projections: Any) -> Any:
+    """The transpose of `forward`: projections (views, rows, columns) → image (slices, rows, columns), there too."""
+    space, on_card = xp(), _on_card(projections)
     slices, high, wide = plan.shape
-    image = cuda.to_device(np.zeros(plan.shape, np.float32))
-    for batch in _batches(plan):
-        cells = _weighed(plan, batch, cuda.to_device(np.ascontiguousarray(projections[batch.views])), back=False)
+    image = space.zeros(plan.shape, dtype=np.float32)
+    for batch in _batches(space, plan):
+        cells = space.ascontiguousarray(up(projections[batch.views]))
+        weighted = _empty(space, cells.shape)
+        _weigh(plan, batch, cells, weighted, back=False)
         grid, block = launch(wide, high, -(-slices // SLICES))
-        gather_voxels[grid, block](batch.wholes, batch.parts, cells, image)
-    return np.asarray(image.copy_to_host(), np.float32)
+        gather_voxels[grid, block](batch.wholes, batch.parts, *to_kernels(weighted, image))
+    return image if on_card else down(image)
 
 
-def _batches(plan: Plan) -> Iterator[_Batch]:
+def _on_card(array: Any) -> bool:
+    """Whether an array is worked on where it is, as the simulator does with NumPy's."""
+    return SIMULATED or hasattr(array, "__cuda_array_interface__")
+
+
+def _empty(space: Any, shape: tuple[int, ...]) -> Any:
+    return space.empty(shape, dtype=np.float32)
+
+
+def _batches(space: Any, plan: Plan) -> Iterator[_Batch]:
     """The views in turn, as many at a time as their footprints may take memory."""
     _, high, wide = plan.shape
     numbers = records(plan)
@@ -70,19 +89,19 @@ def _batches(plan: Plan) -> Iterator[_Batch]:
     for first in range(0, len(numbers), most):
         part = slice(first, min(first + most, len(numbers)))
         views = part.stop - part.start
-        there = cuda.to_device(numbers[part])
-        wholes = cuda.device_array((views, WHOLES, high, wide), np.int32)
-        parts = cuda.device_array((views, PARTS, high, wide), np.float32)
+        wholes, parts = (
+            space.empty((views, WHOLES, high, wide), dtype=np.int32),
+            _empty(space, (views, PARTS, high, wide)),
+        )
+        batch = _Batch(part, *to_kernels(up(numbers[part]), up(plan.mirrored[part]), wholes, parts))
         grid, block = launch(wide, high, views)
-        find_feet[grid, block](plan.kind, there, plan.spacing_mm, wholes, parts)
-        yield _Batch(part, there, cuda.to_device(plan.mirrored[part]), wholes, parts)
+        find_feet[grid, block](plan.kind, batch.numbers, plan.spacing_mm, batch.wholes, batch.parts)
+        yield batch
 
 
-def _weighed(plan: Plan, batch: _Batch, cells: Any, *, back: bool) -> Any:
-    weighted = cuda.device_array(cells.shape, np.float32)
+def _weigh(plan: Plan, batch: _Batch, cells: Any, weighted: Any, *, back: bool) -> None:
     grid, block = launch(plan.columns, plan.rows, cells.shape[0])
-    weigh_cells[grid, block](plan.kind, batch.numbers, batch.mirrored, back, cells, weighted)
-    return weighted
+    weigh_cells[grid, block](plan.kind, batch.numbers, batch.mirrored, back, *to_kernels(cells, weighted))
 
 
 @cuda.jit(device=True)
