@@ -47,10 +47,10 @@ class Checkpoint:
         self._say("the reconstruction goes on from where it was interrupted")
         return {name: array for name, array in found.items() if name != TOLD}
 
-    def save(self, arrays: dict[str, np.ndarray], /) -> None:
+    def save(self, arrays: Mapping[str, np.ndarray], /) -> None:
         """Write the state if the last one is a minute old. Raises StorageError."""
         if time.monotonic() - self.written >= STATE_S:
-            write(self.place, self.key, arrays)
+            write(self.place, self.key, dict(arrays))  # once: a mapping may have to fetch them
             self.written = time.monotonic()
 
     def end(self) -> None:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_whole_reconstructions_run_in_the_simulator() -> None:
-    """One process for all: the simulator has a Python thread for each of the card's."""
+
+@pytest.mark.parametrize("name", ["test_recon_cuda.py", "test_recon_cuda_iterations.py"])
+def test_whole_reconstructions_run_in_the_simulator(name: str) -> None:
+    """One process for many: the simulator has a Python thread for each of the card's."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/recon/test_recon_cuda.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/recon/{name}"],
         cwd=Path(__file__).parents[2], env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

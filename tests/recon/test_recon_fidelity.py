@@ -7,7 +7,8 @@ from scipy.stats import poisson
 
 from lampyris.model import InputError, Quanta
 from lampyris.recon.iterative import fidelity as fidelities
-from lampyris.recon.iterative.fidelity import FAR, ShiftedPoisson, WeightedSquares, expected_squares, expected_weights
+from lampyris.recon.iterative.counted import FAR
+from lampyris.recon.iterative.fidelity import ShiftedPoisson, WeightedSquares, expected_squares, expected_weights
 
 SHAPE = (5, 3, 7)
 EVERY = slice(None)
@@ -200,6 +201,33 @@ def test_any_array_type_gives_the_same(rng, kind):
         assert slope.dtype == array_api_strict.float32
         assert np.asarray(slope) == pytest.approx(ours.slope(q[views], views), rel=1e-4, abs=1e-4)
         assert theirs.misfit(strict(q[views]), views) == pytest.approx(ours.misfit(q[views], views), rel=1e-5)
+
+
+def test_means_of_weights_are_the_same_of_any_array_type(rng):
+    weights = np.where(rng.random((9, 4, 11)) < 0.2, 0, rng.uniform(1, 9, (9, 4, 11))).astype(np.float32)
+    integrals = rng.random((9, 4, 11), dtype=np.float32)
+    strict = array_api_strict.asarray
+    ours, theirs = expected_squares(integrals, weights), expected_squares(integrals, weights, strict)
+    for views in (slice(0, 4), slice(3, 9)):
+        found, expected = theirs(views), ours(views)
+        assert found.weights.dtype == array_api_strict.float32
+        np.testing.assert_array_equal(np.asarray(found.weights), expected.weights)
+        np.testing.assert_array_equal(np.asarray(found.integrals), integrals[views])
+
+
+def test_quanta_go_where_they_are_worked_on(rng):
+    """Counts, air and offset taken there once: slopes and curvatures are of that array type."""
+    offset = (0.1 * rng.standard_normal(SHAPE)).astype(np.float32)
+    given, q = quanta(mixed(rng), hardening=BEND, offset=offset), rng.uniform(0, 9, SHAPE).astype(np.float32)
+    strict = array_api_strict.asarray
+    ours, theirs = ShiftedPoisson(given), ShiftedPoisson(given, strict)
+    for views in (slice(1, 4), [3, 0]):
+        for found, expected in (
+            (theirs.curvature(views), ours.curvature(views)),
+            (theirs.slope(strict(q[views]), views), ours.slope(q[views], views)),
+        ):
+            assert found.dtype == array_api_strict.float32
+            np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-6)
 
 
 def test_bad_weights_and_integrals_are_refused_with_their_place(rng):

@@ -3,10 +3,12 @@
 import math
 from dataclasses import replace
 
+import array_api_strict
 import numpy as np
 import pytest
 
 from lampyris.model import (
+    CardFullError,
     DivergenceError,
     FocalSpotShift,
     Gantry,
@@ -21,18 +23,12 @@ from lampyris.model import (
 )
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder, Ellipsoid
+from lampyris.projector import load
 from lampyris.recon import reconstruct
 from lampyris.recon.field import Circle
 from lampyris.recon.iterative import run
-from lampyris.recon.iterative.domain import (
-    SLAB_BYTES,
-    Lattice,
-    crossing,
-    margin_slices,
-    prepare,
-    rays_within,
-    slab_slices,
-)
+from lampyris.recon.iterative.crossings import crossing, margin_slices, rays_within
+from lampyris.recon.iterative.domain import SLAB_BYTES, Lattice, Rays, prepare, slab_slices
 from lampyris.recon.iterative.fidelity import WeightedSquares
 from lampyris.recon.iterative.priors import Anchor
 from lampyris.recon.iterative.solver import Settings, ordered_subsets
@@ -81,7 +77,7 @@ def never(*_asked):
 def image(projections, method=QUICK, request=SMALL, **options):
     return run.image(
         projections, method, "body", request, options.pop("progress", lambda _done: None),
-        analytic=analytic(projections), noise=options.pop("noise", never), **options,
+        analytic=analytic(projections), noise=options.pop("noise", never), engine=load("cpu"), **options,
     )  # fmt: skip
 
 
@@ -178,7 +174,9 @@ def test_the_grid_is_the_analytic_one_and_what_it_did_not_see_stays_unseen():
         values[:, :3, :] = np.nan
         return values, lattice
 
-    made, lattice = run.image(projections, QUICK, "body", wide, lambda _done: None, analytic=start, noise=never)
+    made, lattice = run.image(
+        projections, QUICK, "body", wide, lambda _done: None, analytic=start, noise=never, engine=load("cpu")
+    )
     np.testing.assert_array_equal(np.isnan(made), np.isnan(plain))
     np.testing.assert_array_equal(lattice.first_voxel_mm, grid.first_voxel_mm)
     assert lattice.shape == grid.shape
@@ -241,7 +239,7 @@ def test_the_default_passes_reach_the_minimum_within_1_hu(dose, rng):
     projections = scan(AXIAL, quanta=3e5 * dose, rng=rng)
     choice = run.Choice.of(Step.of("pwls", strength=100.0))
     domain = domain_of(projections)
-    slab = next(domain.slabs())
+    slab = domain.slab(0)
     found = run.solve(domain, choice.prior_of, domain.start, choice.settings)
     longer = Settings(choice.settings.strength, subsets=8, passes=30)
     states = ordered_subsets(slab.projector, slab.fidelity, choice.prior_of(slab), domain.start, settings=longer)
@@ -274,6 +272,83 @@ def test_a_long_chest_fits_its_memory():
     lattice_bytes, image_bytes = 4 * 632 * 512**2, 4 * 600 * 512**2
     scan_bytes = 2 * 4 * 64 * 736 * round(1152 * (600 + 60) / 38.4)
     assert scan_bytes + 3 * lattice_bytes + image_bytes + held < 12e9
+
+
+def full_above(slices, prior_of):
+    """What a card says that holds slabs of so many slices and no more, and what was tried."""
+    tried = []
+
+    def asked(slab):
+        tried.append(slab.grid.shape[0])
+        if tried[-1] > slices:
+            raise CardFullError("the card is full, 3 MiB of 1024 MiB are free")
+        return prior_of(slab)
+
+    return asked, tried
+
+
+def test_a_slab_that_the_card_does_not_hold_is_begun_anew_in_halves(rng):
+    """With the very numbers of slabs cut there from the beginning; the margins that both have are the same."""
+    projections = scan(HELIX, quanta=3e5, rng=rng)
+    settings, prior_of = Settings(strength=0.3, subsets=6, passes=1), run.Choice.of(QUICK).prior_of
+    whole = domain_of(projections)
+    high, margin = whole.spans[0].window.stop, whole.lattice.margin
+    asked, tried = full_above(high - 1, prior_of)
+    memory = Memory()
+    found = run.solve(whole, asked, whole.start, settings, keeper=run.Keeper(memory, "scan"))
+    first, middle, last = memory.arrays["cuts"].tolist()
+    assert (first, last) == (margin, high - margin)
+    assert tried == [high, middle + margin, high - middle + margin]
+    np.testing.assert_array_equal(found, run.solve(whole.halved(0), prior_of, whole.start, settings))
+
+
+def test_a_run_goes_on_in_the_slabs_that_it_was_stopped_in(rng):
+    projections = scan(HELIX, quanta=3e5, rng=rng)
+    settings, prior_of = Settings(strength=0.3, subsets=6, passes=1), run.Choice.of(QUICK).prior_of
+    whole, memory = domain_of(projections), Memory()
+    keeper = run.Keeper(memory, "scan")
+
+    def stop(done):
+        if done > 0.7:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run.solve(whole.halved(0), prior_of, whole.start, settings, progress=stop, keeper=keeper)
+    resumed = run.solve(whole, prior_of, whole.start, settings, keeper=keeper)
+    np.testing.assert_array_equal(resumed, run.solve(whole.halved(0), prior_of, whole.start, settings))
+
+
+def test_what_no_halving_helps_is_refused_with_the_card_s_words(rng):
+    projections = scan(AXIAL, quanta=3e5, rng=rng)
+    domain = domain_of(projections)
+    asked, tried = full_above(0, never)
+    with pytest.raises(CardFullError, match="3 MiB of 1024 MiB are free"):
+        run.solve(domain, asked, domain.start, Settings(passes=1))
+    assert len(tried) == 1 + run.HALVINGS
+
+
+# ---- any array type
+
+
+def test_rays_take_arrays_of_any_type(rng):
+    """What stays fixed, what is added and where rays are used: the same of arrays that are not NumPy's."""
+    strict = array_api_strict.asarray
+    shape = (6, 4, 5)
+    data, projected, outside = (rng.random(shape, dtype=np.float32) for _ in range(3))
+    weights, used = rng.uniform(0, 3, shape).astype(np.float32), rng.random(shape) < 0.6
+    ours = Rays(WeightedSquares(data, weights), data, used, outside)
+    theirs = Rays(WeightedSquares(strict(data), strict(weights)), strict(data), strict(used), strict(outside))
+    for views in (slice(1, 6, 2), [4, 0]):
+        some = strict(projected[views])
+        assert theirs.misfit(some, views) == pytest.approx(ours.misfit(projected[views], views), rel=1e-6)
+        for found, expected in (
+            (theirs.slope(some, views), ours.slope(projected[views], views)),
+            (theirs.curvature(views), ours.curvature(views)),
+        ):
+            assert found.dtype == array_api_strict.float32
+            np.testing.assert_array_equal(np.asarray(found), expected)
+    body, ends = Circle(9.0, -6.0, 62.0), (-16.0, 16.0)
+    np.testing.assert_array_equal(np.asarray(rays_within(HELIX, body, ends, strict)), rays_within(HELIX, body, ends))
 
 
 # ---- checkpoints
@@ -355,7 +430,9 @@ def test_a_checkpoint_of_another_scan_or_recipe_is_refused(rng):
 )
 def test_unknown_or_unfit_settings_are_refused_before_any_work(method, words):
     with pytest.raises(RecipeError, match=words):
-        run.image(scan(AXIAL), method, "body", SMALL, lambda _done: None, analytic=never, noise=never)
+        run.image(
+            scan(AXIAL), method, "body", SMALL, lambda _done: None, analytic=never, noise=never, engine=load("cpu")
+        )
 
 
 def test_poisson_without_quanta_is_refused():
@@ -373,7 +450,7 @@ def test_weights_with_nan_are_refused():
 
 def test_rays_without_a_say_neither_pull_nor_cost():
     projections = scan(AXIAL)
-    slab = next(domain_of(projections, replace(SMALL, first_mm=-1.0, last_mm=1.0)).slabs())
+    slab = domain_of(projections, replace(SMALL, first_mm=-1.0, last_mm=1.0)).slab(0)
     used = slab.fidelity.used
     assert 0.0 < used.mean() < 1.0
     projected = slab.projector.forward(slab.projector.adjoint(np.ones(slab.fidelity.shape, np.float32)))
@@ -432,7 +509,7 @@ def test_a_prior_stronger_than_the_data_does_not_diverge():
     sixteen subsets, three full steps at once, momentum runs away."""
     projections = scan(AXIAL)
     domain = domain_of(projections, replace(SMALL, first_mm=-1.0, last_mm=1.0))
-    slab = next(domain.slabs())
+    slab = domain.slab(0)
     heavy = np.full(slab.grid.shape, 1e5 * float(slab.certainty.max()) ** 2, np.float32)
     anchor = Anchor(np.full(slab.grid.shape, WATER, np.float32), heavy)
 
@@ -450,7 +527,7 @@ def test_a_prior_stronger_than_the_data_does_not_diverge():
 def test_a_strong_prior_settles_in_margins_and_corners(prior):
     """Strength 1000: the prior's share of the curvature nears 1 where few rays pass, and steps still fall."""
     domain = domain_of(scan(AXIAL), replace(SMALL, first_mm=-1.0, last_mm=1.0))
-    slab = next(domain.slabs())
+    slab = domain.slab(0)
     choice = run.Choice.of(Step.of("pwls", prior=prior, strength=1000.0, iterations=6))
     states = ordered_subsets(
         slab.projector, slab.fidelity, choice.prior_of(slab), domain.start, settings=choice.settings
@@ -506,4 +583,5 @@ def test_an_edge_in_units_of_the_noise_needs_hu():
         run.image(
             nameless, Step.of("pwls", edge=0.4), "body", SMALL, lambda _done: None,
             analytic=analytic(nameless), noise=lambda _request, grid: np.ones(grid.shape, np.float32),
+            engine=load("cpu"),
         )  # fmt: skip

@@ -59,7 +59,7 @@ def test_the_network_is_told_the_noise_of_this_scan(projections, monkeypatch):
         def denoise(self, image_hu, noise_hu):
             return noise_hu.copy()
 
-    monkeypatch.setattr(run.Denoiser, "load", staticmethod(lambda *_named: Echo()))
+    monkeypatch.setattr(run.Denoiser, "load", staticmethod(lambda *_named, **_engine: Echo()))
     near = GridRequest(48, field_of_view_mm=160.0, slice_thickness_mm=2.0)
     told = reconstruct(projections, Step.of("fdk", denoiser=NAME, denoiser_sha256=DIGEST), "body", near)
     image = reconstruct(projections, Step("fdk"), "body", near).values[:, inside(told.grid)]

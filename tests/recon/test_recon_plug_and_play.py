@@ -9,6 +9,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from lampyris.model import Applied, Gantry, Geometry, GridRequest, InputError, Projections, RecipeError, Step
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder
+from lampyris.projector import load
 from lampyris.recon import reconstruct
 from lampyris.recon.iterative import plug_and_play
 from lampyris.recon.iterative.domain import prepare
@@ -85,7 +86,7 @@ def believe(monkeypatch):
     """Put another prior in the network's place."""
 
     def put(prior):
-        monkeypatch.setattr(plug_and_play.Denoiser, "load", staticmethod(lambda *_named: prior))
+        monkeypatch.setattr(plug_and_play.Denoiser, "load", staticmethod(lambda *_named, **_engine: prior))
         return prior
 
     return put
@@ -96,7 +97,7 @@ def image(projections, noise_hu, method=NAMED, **options):
     values, _ = plug_and_play.image(
         projections, method, "body", SMALL, options.pop("progress", lambda _done: None),
         analytic=analytic(projections), noise=lambda _request, grid: np.full(grid.shape, noise_hu, np.float32),
-        **options,
+        engine=load("cpu"), **options,
     )  # fmt: skip
     return values * np.float32(1000 / WATER) - np.float32(1000)
 
@@ -105,7 +106,7 @@ def left_of(blob_hu, projections, noise_hu, method):
     """(AᵀWA + R)⁻¹ R b by conjugate gradients: what the minimum keeps of b, as the problem is linear."""
     data = expected_squares(projections.integrals, projections.weights)
     domain = prepare(projections, data, SMALL, analytic(projections))
-    slab = next(domain.slabs())
+    slab = domain.slab(0)
     trust = dict(method.settings).get("trust", plug_and_play.DEFAULTS["trust"])
     precision = 1 / (max(trust * noise_hu, plug_and_play.LEAST_HU) * WATER / 1000) ** 2
     weights = slab.fidelity.curvature(slice(None))
@@ -282,7 +283,7 @@ def refused(projections, method, words):
 
     with pytest.raises(RecipeError, match=words):
         plug_and_play.image(
-            projections, method, "body", SMALL, lambda _done: None, analytic=never, noise=never, checkpoint=None
+            projections, method, "body", SMALL, lambda _done: None, analytic=never, noise=never, engine=load("cpu")
         )
 
 

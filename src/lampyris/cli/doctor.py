@@ -69,7 +69,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Everything that is known of this machine; `learned` has, by device, why the learned prior cannot run there."""
+    """Everything that is known of this machine; `learned` has, by engine, why the learned prior cannot run there."""
 
     engines: tuple[projector.Availability, ...]
     card: "Card | None"
@@ -109,7 +109,7 @@ def examine() -> Machine:
     return Machine(
         engines,
         projector.card() if "cuda" in usable else None,
-        {device: _why_not_learned(device) for device in ("cpu", "cuda")},
+        {engine: _why_not_learned(engine) for engine in ("cpu", "cuda")},
         {name: _version(name) for name in PACKAGES},
         tuple(self_test(name, JUDGES[name]) for name in usable if name in JUDGES),
     )
@@ -123,8 +123,8 @@ def _lines(here: Machine) -> Iterator[str]:
     if here.card is not None:
         free, whole = here.card.free_bytes / 2**30, here.card.memory_bytes / 2**30
         yield f"card: {here.card.name}, {free:.1f} of {whole:.1f} GiB free; {here.card.driver}"
-    for device, why in here.learned.items():
-        yield f"learned prior on {device}: {_state(why)}{'' if why is None else f'; {why}'}"
+    for name, why in here.learned.items():
+        yield f"learned prior on {name}: {_state(why)}{'' if why is None else f'; {why}'}"
     for check in here.checks:
         yield _told(check)
 
@@ -198,11 +198,11 @@ def _told(check: Check) -> str:
     return f"self-test of {check.engine} by {check.judge}: {verdict}, off by {', '.join(off)}; {check.seconds:.1f} s"
 
 
-def _why_not_learned(device: str) -> str | None:
-    """Why the learned prior cannot run there; None where it can."""
+def _why_not_learned(engine: str) -> str | None:
+    """Why the learned prior cannot run where that engine works; None where it can."""
     name = denoiser.known()[0]
     try:
-        denoiser.Denoiser.load(name, denoiser.digest_of(name), device=device)
+        denoiser.Denoiser.load(name, denoiser.digest_of(name), engine=projector.load(engine))
     except EngineUnavailable as error:
         return str(error)
     return None

@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lampyris.model import (
-    EngineUnavailable,
     Float32,
     Float64,
     Geometry,
@@ -67,19 +66,19 @@ def reconstruct(
     `engine` "cuda" makes the image on this process's card: the same to less than 0.5 HU. Integrals go up, slices come
     down, and a scan that the card does not hold is worked on in parts.
 
-    Raises EngineUnavailable where the engine cannot run here or does not run the method, RecipeError for an unknown or
-    unfit method, kernel or setting, GeometryError for a geometry that the method cannot take, InputError for slices
-    that the scan does not cover; the message says what would do.
+    Raises EngineUnavailable where the engine cannot run here, RecipeError for an unknown or unfit method, kernel or
+    setting, GeometryError for a geometry that the method cannot take, InputError for slices that the scan does not
+    cover; the message says what would do.
     """
-    chosen, (learned, plain) = _engine(engine), _without_denoiser(method)
+    chosen = _engine(engine)
+    learned, plain = _without_denoiser(method, chosen)
     if learned is None:
         return _image(projections, plain, kernel, grid, chosen, progress, checkpoint, shelf)
     if projections.water_per_mm is None:
         raise RecipeError("a denoiser works in HU, and the attenuation of water is not known here: leave it out")
-    if engine != "cpu":
-        raise EngineUnavailable(f"engine {engine!r} runs no denoiser: leave it out, or take engine 'cpu'")
     volume = _image(projections, plain, kernel, grid, chosen, lambda done: progress(0.8 * done), shelf=shelf)
-    noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=reconstruct, image=volume)
+    again = partial(reconstruct, engine=engine)
+    noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=again, image=volume)
     progress(0.9)
     values = learned.denoise(volume.values, noise)
     if volume.valid is not None:
@@ -104,7 +103,8 @@ def ahead(
     where views are still to come. Gives first and last (exclusive) slice of each slab made. Raises as `reconstruct`.
     """
     method, kernel, grid = recipe
-    _, plain = _without_denoiser(method)
+    chosen = _engine(engine)
+    _, plain = _without_denoiser(method, chosen)
     upright = _Pose.of(geometry).upright(geometry)
 
     def turned() -> Projections:
@@ -112,7 +112,7 @@ def ahead(
 
     yield from helical.ahead(
         turned, Orbit.of(upright), kernels.kernel(kernel), grid, views, shelf,
-        engine=_engine(engine), reach_mm=measured_reach(upright), flat_share=_flat_share(plain),
+        engine=chosen, reach_mm=measured_reach(upright), flat_share=_flat_share(plain),
     )  # fmt: skip
 
 
@@ -199,7 +199,7 @@ def _engine(name: str) -> Engine:
     return load(name)
 
 
-def _without_denoiser(method: Step) -> tuple[Denoiser | None, Step]:
+def _without_denoiser(method: Step, engine: Engine) -> tuple[Denoiser | None, Step]:
     """The learned prior that a method asks for, checked before any work, and the method without it."""
     if method.name not in _SETTINGS:
         return None, method
@@ -207,7 +207,7 @@ def _without_denoiser(method: Step) -> tuple[Denoiser | None, Step]:
     name, digest = settings.pop("denoiser", None), settings.pop("denoiser_sha256", None)
     if (name is None) != (digest is None):
         raise RecipeError(f"denoiser is {name!r}, denoiser_sha256 {digest!r}: a recipe gives both or neither")
-    return (None if name is None else Denoiser.load(name, str(digest))), Step.of(method.name, **settings)
+    return (None if name is None else Denoiser.load(name, str(digest), engine=engine)), Step.of(method.name, **settings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,7 +305,6 @@ def _flat_share(method: Step) -> float:
 
 
 def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
-    _refuse_card(scan, method)
     return iterative.image(
         scan.projections,
         method,
@@ -314,12 +313,12 @@ def _iterative(scan: _Scan, method: Step, progress: Progress) -> Image:
         progress,
         analytic=_analytic(scan),
         noise=_noise(scan),
+        engine=scan.engine,
         checkpoint=scan.checkpoint,
     )
 
 
 def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
-    _refuse_card(scan, method)
     return plug_and_play.image(
         scan.projections,
         method,
@@ -328,13 +327,9 @@ def _plug_and_play(scan: _Scan, method: Step, progress: Progress) -> Image:
         progress,
         analytic=_analytic(scan),
         noise=_noise(scan),
+        engine=scan.engine,
         checkpoint=scan.checkpoint,
     )
-
-
-def _refuse_card(scan: _Scan, method: Step) -> None:
-    if scan.engine.name != "cpu":
-        raise EngineUnavailable(f"engine {scan.engine.name!r} does not run method {method.name!r}: take engine 'cpu'")
 
 
 def _noise(scan: _Scan) -> iterative.Noise:

@@ -8,17 +8,20 @@ margin that its rays cross; rays that leave a slab's lattice along y have no say
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from lampyris.model import Bool, Float32, Float64, Geometry, Grid, GridRequest, InputError, Projections
-from lampyris.projector import Projector
+from lampyris.projector import HOST, Engine, Projector, load
 from lampyris.recon.field import Circle, beyond, measured_reach, native_slice_mm, shadow
+from lampyris.recon.iterative.blocks import Views, of_views
 from lampyris.recon.iterative.certainty import certainty
-from lampyris.recon.iterative.fidelity import Fidelity, Likelihood, Views
+from lampyris.recon.iterative.crossings import extent, margin_slices, rays_within
+from lampyris.recon.iterative.fidelity import Fidelity, Likelihood
 from lampyris.recon.slices import box_taps, box_width
 
 Analytic: TypeAlias = Callable[[GridRequest], tuple[Float32, Grid]]
@@ -32,9 +35,14 @@ OUTER_VOXELS = 512
 TRUNCATED_VIEWS = 0.02
 WIDER = 0.125
 """Share of the field of view added on every side where the body leaves the detector."""
-SLAB_BYTES = 3 * 2**29
-VOLUMES = 8
-"""Volumes of a slab held at once: image, extrapolated, majoriser, steps, two gradients, certainty, engine's copy."""
+SLAB_BYTES, CARD_SHARE = 3 * 2**29, 0.8
+"""What a slab may take of a processor's memory, and of what is free on a card."""
+RAY_BYTES = (5, 24)
+"""A ray's bytes while its slab is worked on. On a processor: whether it is used, and what lies outside; the scan's own
+arrays are there anyway. On a card these go up as well (8), and a subset of the views is held some six times over."""
+VOLUMES = (8, 12)
+"""Volumes of a slab held at once: image, extrapolated, majoriser, steps, two gradients, certainty, engine's copy; on a
+card, where what is worked on at a time is a good part of a slab, the temporaries as well."""
 CERTAINTY_VIEWS = 4
 """Every so many-th view tells how surely the voxels are known."""
 
@@ -78,13 +86,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slab:
-    """A piece of the lattice, ready for the solver; `certainty` is κ on `grid`."""
+    """A piece of the lattice, ready for the solver, its arrays where the engine works; `certainty` is κ on `grid`."""
 
     span: Span
     grid: Grid
     projector: Projector
     fidelity: Fidelity
-    certainty: Float32
+    certainty: Any
     water_per_mm: float | None
 
     @property
@@ -103,12 +111,13 @@ class Rays:
     """A fidelity for some of its rays: what lies outside the lattice is added, rays that leave it are fixed.
 
     `used` (views, rows, columns) is False for rays without a say; `outside` their integrals beyond the lattice's sides.
+    All arrays are of the kind that is projected.
     """
 
     whole: Fidelity
-    integrals: Float32
-    used: Bool
-    outside: Float32 | None
+    integrals: Any
+    used: Any
+    outside: Any
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -119,22 +128,31 @@ class Rays:
         return self.whole.misfit(self._completed(projected, views), views)
 
     def slope(self, projected: Any, views: Views) -> Any:
-        found = self.whole.slope(self._completed(projected, views), views)
-        return np.where(self.used[views], found, np.float32(0))
+        return self._said(self.whole.slope(self._completed(projected, views), views), views)
 
     def curvature(self, views: Views) -> Any:
-        return np.where(self.used[views], self.whole.curvature(views), np.float32(0))
+        return self._said(self.whole.curvature(views), views)
+
+    def _said(self, values: Any, views: Views) -> Any:
+        """Values of rays that have a say; 0 of the others."""
+        xp = array_namespace(values)
+        return xp.where(of_views(self.used, views), values, xp.zeros_like(values))
 
     def _completed(self, projected: Any, views: Views) -> Any:
         """Integrals of the whole body; those of rays without a say are the measured ones."""
         if self.outside is not None:
-            projected = projected + self.outside[views]
-        return np.where(self.used[views], projected, self.integrals[views])
+            projected = projected + of_views(self.outside, views)
+        xp = array_namespace(projected)
+        return xp.where(of_views(self.used, views), projected, of_views(self.integrals, views))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
-    """A scan prepared for iteration; `start` is the analytic image of `request` on `lattice.grid`, without NaN."""
+    """A scan prepared for iteration; `start` is the analytic image of `request` on `lattice.grid`, without NaN.
+
+    Volumes on the whole lattice lie on the host, those of a slab where `engine` works. `reach` is the lowest and the
+    highest y of every view's rays within the body.
+    """
 
     projections: Projections
     likelihood: Likelihood
@@ -144,27 +162,43 @@ class Domain:
     spans: tuple[Span, ...]
     body: Circle
     outer: tuple[Float32, Grid] | None
+    reach: tuple[Float64, Float64]
+    engine: Engine
 
-    def slabs(self, first: int = 0) -> Iterator[Slab]:
-        """The slabs from number `first` on, made one at a time."""
-        for span in self.spans[first:]:
-            yield self._slab(span)
-
-    def _slab(self, span: Span) -> Slab:
+    def slab(self, number: int) -> Slab:
+        """The slab of that number, made anew."""
+        span, up = self.spans[number], self.engine.memory.up
         geometry = self.projections.geometry.subset(span.views)
         grid = self.lattice.grid.slab(span.window.start, span.window.stop)
-        used = rays_within(geometry, self.body, _edges(grid))
-        if not used.any():
+        used = rays_within(geometry, self.body, _edges(grid), up)
+        xp = array_namespace(used)
+        if not bool(xp.any(used)):
             raise InputError(f"no ray stays within slices {span.window.start} to {span.window.stop}: too few slices?")
-        projector = Projector(geometry, grid)
+        projector = Projector(geometry, grid, self.engine)
         few = slice(0, None, min(CERTAINTY_VIEWS, geometry.views))
-        weights = np.where(used[few], self.projections.weights[span.views][few], np.float32(0))
-        kappa = certainty(projector.subset(few), weights) * np.float32(math.sqrt(min(CERTAINTY_VIEWS, geometry.views)))
-        integrals = self.projections.integrals[span.views]
+        weights = up(self.projections.weights[span.views][few])
+        weights = xp.where(used[few, ...], weights, xp.zeros_like(weights))
+        kappa = certainty(projector.subset(few), weights) * math.sqrt(min(CERTAINTY_VIEWS, geometry.views))
+        integrals = up(self.projections.integrals[span.views])
         rays = Rays(self.likelihood(span.views), integrals, used, self._outside(geometry, grid))
         return Slab(span, grid, projector, rays, kappa, self.projections.water_per_mm)
 
-    def _outside(self, geometry: Geometry, grid: Grid) -> Float32 | None:
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Slices of the lattice, its margins aside, at which one slab ends and the next begins, and both ends."""
+        margin = self.lattice.margin
+        return (*(span.window.start + margin for span in self.spans), self.spans[-1].window.stop - margin)
+
+    def cut(self, cuts: Sequence[int]) -> "Domain":
+        """The same, cut into slabs there."""
+        return replace(self, spans=_spans(self.lattice, self.reach, cuts))
+
+    def halved(self, number: int) -> "Domain":
+        """The same with the slab of that number, and all that follow, cut into halves where they have two slices."""
+        halves = {(start + stop) // 2 for start, stop in itertools.pairwise(self.cuts[number:])}
+        return self.cut(sorted({*self.cuts, *halves}))
+
+    def _outside(self, geometry: Geometry, grid: Grid) -> Any:
         """Line integrals through what lies beyond the sides of `grid`, between its first and last slice."""
         if self.outer is None:
             return None
@@ -174,7 +208,8 @@ class Domain:
         shape = (grid.shape[0], *outer.shape[1:])
         first = np.array([outer.first_voxel_mm[0], grid.first_voxel_mm[1], outer.first_voxel_mm[2]])
         lattice = Grid(shape, (grid.spacing_mm[0], *outer.spacing_mm[1:]), first)
-        return Projector(geometry, lattice).forward(np.ascontiguousarray(values[nearest]))
+        around = self.engine.memory.up(np.ascontiguousarray(values[nearest]))
+        return Projector(geometry, lattice, self.engine).forward(around)
 
 
 def prepare(
@@ -183,12 +218,15 @@ def prepare(
     request: GridRequest,
     analytic: Analytic,
     *,
-    slab_bytes: int = SLAB_BYTES,
+    engine: Engine | None = None,
+    slab_bytes: int | None = None,
 ) -> Domain:
-    """The domain of an upright scan for the image that `request` asks for.
+    """The domain of an upright scan for the image that `request` asks for, worked on by `engine` (None: "cpu").
 
-    `slab_bytes` bounds what one slab holds at once, projections themselves aside; see `slab_slices`.
+    `slab_bytes` bounds what one slab holds at once, see `slab_slices`; None takes what the engine has free, and
+    `SLAB_BYTES` of a processor's memory.
     """
+    engine = load("cpu") if engine is None else engine
     seen = shadow(projections)
     body = replace(seen.body, radius_mm=seen.body.radius_mm * MARGIN)
     row_mm = native_slice_mm(projections.geometry)
@@ -204,86 +242,61 @@ def prepare(
     pad = math.ceil(WIDER * image_grid.shape[1]) if seen.truncated > TRUNCATED_VIEWS else 0
     grid = _grown(inner, margin, pad)
     lattice = Lattice(grid, image_grid, margin, pad, stride, taps, np.isnan(image))
-    spans = _spans(projections.geometry, body, lattice, slab_bytes)
+    reach = extent(projections.geometry, body)
+    free = engine.memory.room(CARD_SHARE, SLAB_BYTES) if slab_bytes is None else slab_bytes
+    cuts = _cuts(projections.geometry, reach, lattice, free, engine.memory is not HOST)
+    spans = _spans(lattice, reach, cuts)
     outer = _outer(projections.geometry, grid, thin_request, analytic)
     start = _placed(thin, thin_grid, lattice)
     start[:, beyond(grid, max(measured_reach(projections.geometry)))] = 0.0
-    return Domain(projections, likelihood, lattice, start, asked, spans, body, outer)
+    return Domain(projections, likelihood, lattice, start, asked, spans, body, outer, reach, engine)
 
 
-def rays_within(geometry: Geometry, body: Circle, ends: tuple[float, float]) -> Bool:
-    """(views, rows, columns): True for rays that lie between those y, mm, all the way through the body's circle."""
-    used = np.empty(geometry.shape, np.bool_)
-    for view in range(geometry.views):
-        low, high = crossing(geometry, body, view)
-        used[view] = (low >= ends[0] - 1e-6) & (high <= ends[1] + 1e-6)
-    return used
-
-
-def crossing(geometry: Geometry, body: Circle, view: int) -> tuple[Float64, Float64]:
-    """Lowest and highest y (rows, columns), mm, that each cell's beam has within the body's circle.
-
-    A ray beside the circle is taken where it comes closest.
-    """
-    rows = np.arange(geometry.rows + 1) - 0.5
-    cells = geometry.cells_mm(view, np.array([(geometry.rows - 1) / 2]))[0]
-    way = cells - geometry.source[view] if not geometry.parallel else geometry.detector[view] - geometry.source[view]
-    way = np.broadcast_to(way, cells.shape)
-    origin = cells - way
-    plane = [0, 2]
-    length = (way[:, plane] ** 2).sum(1)
-    offset = origin[:, plane] - np.array([body.x_mm, body.z_mm])
-    middle = -(offset * way[:, plane]).sum(1) / length
-    half = np.sqrt(np.maximum(body.radius_mm**2 - ((offset + middle[:, None] * way[:, plane]) ** 2).sum(1), 0) / length)
-    edge = cells[None, :, 1] + (rows - (geometry.rows - 1) / 2)[:, None] * geometry.v[view][1]
-    begin = edge - way[None, :, 1] if geometry.parallel else np.broadcast_to(origin[None, :, 1], edge.shape)
-    both = np.stack([begin + (edge - begin) * (middle + sign * half)[None] for sign in (-1.0, 1.0)])
-    corners = np.stack([both[:, :-1], both[:, 1:]])
-    return corners.min((0, 1)), corners.max((0, 1))
-
-
-def margin_slices(geometry: Geometry, body: Circle, ends: tuple[float, float], height_mm: float) -> int:
-    """Slices by which rays through the slab between those y reach beyond it, below or above, within the body."""
-    reach = 0.0
-    for view in np.unique(np.linspace(0, geometry.views - 1, 720).astype(int)):
-        low, high = crossing(geometry, body, int(view))
-        meets = (low < ends[1]) & (high > ends[0])
-        if meets.any():
-            reach = max(reach, ends[0] - float(low[meets].min()), float(high[meets].max()) - ends[1])
-    return math.ceil(reach / height_mm - 1e-6)
-
-
-def slab_slices(lattice: Lattice, geometry: Geometry, views_per_mm: float, crossed_mm: float, slab_bytes: int) -> int:
+def slab_slices(
+    lattice: Lattice,
+    geometry: Geometry,
+    views_per_mm: float,
+    crossed_mm: float,
+    slab_bytes: int,
+    *,
+    on_card: bool = False,
+) -> int:
     """Slices that a slab may keep so that it holds at most `slab_bytes`; at least 8.
 
     It holds `VOLUMES` volumes of window size, and of every view that meets it (`crossed_mm` longer than what is kept)
-    5 bytes a ray: which are used, and what lies outside.
+    `RAY_BYTES` a ray.
     """
     _, rows, columns = lattice.grid.shape
     height = lattice.grid.spacing_mm[0]
-    per_slice = 4 * VOLUMES * rows * columns
-    per_mm = 5 * views_per_mm * geometry.rows * geometry.columns
+    per_slice = 4 * VOLUMES[on_card] * rows * columns
+    per_mm = RAY_BYTES[on_card] * views_per_mm * geometry.rows * geometry.columns
     fixed = 2 * lattice.margin * per_slice + crossed_mm * per_mm
     return max(8, math.floor((slab_bytes - fixed) / (per_slice + height * per_mm)))
 
 
-def _spans(geometry: Geometry, body: Circle, lattice: Lattice, slab_bytes: int) -> tuple[Span, ...]:
-    height, total = lattice.grid.spacing_mm[0], lattice.grid.shape[0]
-    first, last = lattice.margin, total - lattice.margin
-    crossings = (crossing(geometry, body, view) for view in range(geometry.views))
-    low, high = np.array([(float(lowest.min()), float(highest.max())) for lowest, highest in crossings]).T
+def _cuts(
+    geometry: Geometry, reach: tuple[Float64, Float64], lattice: Lattice, slab_bytes: int, on_card: bool
+) -> list[int]:
+    """Where to cut the lattice, its margins aside, into slabs as equal as can be."""
+    height, (low, high) = lattice.grid.spacing_mm[0], reach
+    first, last = lattice.margin, lattice.grid.shape[0] - lattice.margin
     travel = float(np.ptp((low + high) / 2))
     views_per_mm = geometry.views / travel if travel > height else 0.0
     crossed = float((high - low).max()) + 2 * lattice.margin * height
-    each = slab_slices(lattice, geometry, views_per_mm, crossed, slab_bytes)
+    each = slab_slices(lattice, geometry, views_per_mm, crossed, slab_bytes, on_card=on_card)
     parts = math.ceil((last - first) / each)
-    cuts = np.linspace(first, last, parts + 1).astype(int).tolist()
+    return [int(cut) for cut in np.linspace(first, last, parts + 1).astype(int)]
+
+
+def _spans(lattice: Lattice, reach: tuple[Float64, Float64], cuts: Sequence[int]) -> tuple[Span, ...]:
+    """The slabs between these cuts; the outermost give the margins as well."""
+    total, (low, high) = lattice.grid.shape[0], reach
     spans = []
     for start, stop in itertools.pairwise(cuts):
         window = slice(start - lattice.margin, stop + lattice.margin)
         ends = _edges(lattice.grid.slab(window.start, window.stop))
         meets = np.flatnonzero((low < ends[1]) & (high > ends[0]))
-        keep = slice(0 if start == first else start, total if stop == last else stop)
+        keep = slice(0 if start == cuts[0] else start, total if stop == cuts[-1] else stop)
         spans.append(Span(keep, window, slice(int(meets[0]), int(meets[-1]) + 1)))
     return tuple(spans)
 

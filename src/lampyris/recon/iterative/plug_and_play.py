@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from lampyris.model import Float32, Grid, GridRequest, Progress, Projections, RecipeError, Step
-from lampyris.recon.iterative.domain import Analytic, Domain, Lattice, prepare
+from lampyris.projector import Engine
+from lampyris.recon.iterative.domain import Analytic, Domain, Lattice, Slab, prepare
 from lampyris.recon.iterative.fidelity import expected_squares
 from lampyris.recon.iterative.priors import Anchor
 from lampyris.recon.iterative.run import Choice, Keeper, Noise, key_of, loudness, solve
@@ -45,8 +46,10 @@ class Plan:
     left: float
 
     @staticmethod
-    def of(method: Step) -> "Plan":
-        """Raises RecipeError for an unknown setting, one out of range, or another network than the recipe's."""
+    def of(method: Step, engine: Engine) -> "Plan":
+        """Raises RecipeError for an unknown setting, one out of range, or another network than the recipe's, and
+        EngineUnavailable where that does not run where `engine` works.
+        """
         given = dict(method.settings)
         name, digest = given.pop("denoiser", None), given.pop("denoiser_sha256", None)
         if name is None or digest is None:
@@ -61,7 +64,7 @@ class Plan:
             raise RecipeError(f"{METHOD} returns is {returns!r}, expected a whole number ≥ 1")
         first = Choice.of(Step.of("pwls", **chosen))
         back = Settings(1.0, first.settings.subsets, returns, first.settings.subsets, -math.inf)
-        loaded = Denoiser.load(str(name), str(digest))
+        loaded = Denoiser.load(str(name), str(digest), engine=engine)
         return Plan(loaded, first, back, float(shares["trust"]), float(shares["left"]))
 
     @property
@@ -79,18 +82,20 @@ def image(
     *,
     analytic: Analytic,
     noise: Noise,
+    engine: Engine,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Float32, Grid]:
-    """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
+    """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections, on the host.
 
     `analytic` makes the start of the first image, with `kernel`; `noise(request, grid)` is the standard deviation, HU,
-    of the analytic image of that request on that grid. Settings: `denoiser`, `denoiser_sha256`, and those of
-    `DEFAULTS`. Raises RecipeError, also where water or the scan's noise is not known, InputError, DivergenceError.
+    of the analytic image of that request on that grid; `engine` does the work. Settings: `denoiser`, `denoiser_sha256`,
+    and those of `DEFAULTS`. Raises RecipeError, also where water or the scan's noise is not known, InputError,
+    DivergenceError.
     """
-    plan = Plan.of(method)
+    plan = Plan.of(method, engine)
     water = _water(projections)
-    likelihood = expected_squares(projections.integrals, projections.weights)
-    domain = prepare(projections, likelihood, request, analytic)
+    likelihood = expected_squares(projections.integrals, projections.weights, engine.memory.up)
+    domain = prepare(projections, likelihood, request, analytic, engine=engine)
     told = noise(domain.request, domain.lattice.image_grid)
     level = on_lattice(told, domain.lattice)
     key = key_of(projections, method, kernel, request)
@@ -114,7 +119,7 @@ def image(
         anchor,
         1 / np.square(tau),
         plan,
-        keeper=Keeper(None if checkpoint is None else _WayBack(checkpoint, anchor), key),
+        keeper=Keeper(checkpoint, key, {"anchor": anchor}),
         progress=lambda done: progress(plan.shared + (1 - plan.shared) * done),
     )
     return domain.lattice.image(values), domain.lattice.image_grid
@@ -123,7 +128,8 @@ def image(
 def denoised(values: Float32, level_hu: Float32, denoiser: Denoiser, water_per_mm: float) -> Float32:
     """D(values) on the lattice, 1/mm."""
     hu = values * np.float32(1000 / water_per_mm) - np.float32(1000)
-    return (denoiser.denoise(hu, level_hu) + np.float32(1000)) * np.float32(water_per_mm / 1000)
+    made = denoiser.denoise(hu, level_hu)
+    return np.asarray((made + np.float32(1000)) * np.float32(water_per_mm / 1000), np.float32)
 
 
 def on_lattice(image: Float32, lattice: Lattice) -> Float32:
@@ -140,30 +146,12 @@ def _returned(
     domain: Domain, anchor: Float32, precision: Float32, plan: Plan, *, keeper: Keeper, progress: Progress
 ) -> Float32:
     """The network's image after `returns` passes over the data."""
-    return solve(
-        domain,
-        lambda slab: Anchor(np.ascontiguousarray(slab.window(anchor)), np.ascontiguousarray(slab.window(precision))),
-        anchor,
-        plan.back,
-        progress=progress,
-        keeper=keeper,
-    )
+    up = domain.engine.memory.up
 
+    def anchored(slab: Slab) -> Anchor:
+        return Anchor(*(up(np.ascontiguousarray(slab.window(volume))) for volume in (anchor, precision)))
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _WayBack:
-    """The checkpoint of the way back: it also keeps the image that is brought back."""
-
-    checkpoint: Checkpoint
-    anchor: Float32
-
-    def load(self) -> dict[str, np.ndarray] | None:
-        """What the way back has saved; None where the first image was at work."""
-        kept = self.checkpoint.load()
-        return kept if kept is not None and "anchor" in kept else None
-
-    def save(self, arrays: dict[str, np.ndarray], /) -> None:
-        self.checkpoint.save(arrays | {"anchor": self.anchor})
+    return solve(domain, anchored, anchor, plan.back, progress=progress, keeper=keeper)
 
 
 def _water(projections: Projections) -> float:

@@ -6,14 +6,27 @@ Signal Process. 41:534); "poisson" puts the likelihood of the counted quanta in 
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from lampyris.model import Float32, Grid, GridRequest, InputError, Progress, Projections, RecipeError, Step, silent
+from lampyris.model import (
+    CardFullError,
+    Float32,
+    Grid,
+    GridRequest,
+    InputError,
+    Progress,
+    Projections,
+    RecipeError,
+    Step,
+    silent,
+)
 from lampyris.model.arrays import canonical_json, new_digest, update_digest
+from lampyris.projector import Engine
+from lampyris.recon.iterative.blocks import Up, as_it_is
 from lampyris.recon.iterative.certainty import strength as strength_of
 from lampyris.recon.iterative.domain import Analytic, Domain, Slab, prepare
 from lampyris.recon.iterative.fidelity import Likelihood, ShiftedPoisson, expected_squares
@@ -27,6 +40,8 @@ DEFAULTS = {"iterations": 18, "subsets": 16, "strength": 20.0, "prior": "hyperbo
 """Settings that are not the prior's own."""
 EDGES = {"hyperbola": "delta_hu", "huber": "delta_hu", "half": "delta_hu", "tv": "delta_hu", "qggmrf": "c_hu"}
 """Priors that spare large differences, and the setting that says from where on."""
+HALVINGS = 3
+"""How often a slab for which the card is full is halved."""
 BODY_SHARE, LOUD = 0.5, 75.0
 """The noise that counts is this percentile of it where the image is above this share of water."""
 Noise: TypeAlias = Callable[[GridRequest, Grid], Float32]
@@ -77,14 +92,17 @@ class Choice:
         step = Step.of(self.prior.name, **{**dict(self.prior.settings), setting: share * noise_hu})
         return dataclasses.replace(self, prior=step, edge=None)
 
-    def fidelity(self, projections: Projections) -> Likelihood:
-        """Raises InputError where the scan does not hold what the likelihood needs."""
+    def fidelity(self, projections: Projections, up: Up = as_it_is) -> Likelihood:
+        """`up` takes views to where they are worked on.
+
+        Raises InputError where the scan does not hold what the likelihood needs.
+        """
         if self.likelihood == "pwls":
-            return expected_squares(projections.integrals, projections.weights)
+            return expected_squares(projections.integrals, projections.weights, up)
         if projections.quanta is None:
             raise InputError("method 'poisson' needs the counted quanta, and these projections hold none: take 'pwls'")
         whole = ShiftedPoisson(projections.quanta)
-        return lambda views: ShiftedPoisson(whole.quanta.of_views(views))
+        return lambda views: ShiftedPoisson(whole.quanta.of_views(views), up)
 
     def prior_of(self, slab: Slab) -> Prior:
         return prior(
@@ -94,15 +112,16 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Keeper:
-    """A checkpoint that belongs to one scan and one recipe, by `key`."""
+    """A checkpoint that belongs to one scan and one recipe, by `key`; `beside` are arrays that this stage saves too."""
 
     checkpoint: Checkpoint | None
     key: str
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """What was saved, or None; raises InputError where it belongs to another scan or recipe."""
+        """What this stage has saved, or None; raises InputError where it belongs to another scan or recipe."""
         kept = None if self.checkpoint is None else self.checkpoint.load()
-        if kept is None:
+        if kept is None or not set(self.beside) <= set(kept):
             return None
         found = bytes(np.asarray(kept.get("key", np.zeros(0, np.uint8)), np.uint8)).decode(errors="replace")
         if found != self.key:
@@ -112,13 +131,31 @@ class Keeper:
             )
         return kept
 
-    def save(self, lattice: Float32, slab: int, state: State | None) -> None:
-        """`lattice` so far, the number of the slab at work and its state (None: not begun)."""
+    def save(self, lattice: Float32, domain: Domain, slab: int, state: State | None) -> None:
+        """`lattice` so far, where it is cut, the number of the slab at work and its state (None: not begun)."""
         if self.checkpoint is None:
             return
         arrays = {} if state is None else {f"state/{name}": array for name, array in state.arrays().items()}
         key = np.frombuffer(self.key.encode(), np.uint8)
-        self.checkpoint.save({"key": key, "lattice": lattice, "slab": np.array(slab), **arrays})
+        told = {"key": key, "lattice": lattice, "cuts": np.array(domain.cuts), "slab": np.array(slab)}
+        self.checkpoint.save(_Fetched({**told, **arrays, **self.beside}, domain.engine.memory.down))
+
+
+class _Fetched(Mapping[str, np.ndarray]):
+    """Arrays on the host, those of a card fetched when they are asked for."""
+
+    def __init__(self, arrays: Mapping[str, Any], down: Callable[[Any], Any]) -> None:
+        self._arrays, self._down = arrays, down
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        return np.asarray(array if isinstance(array, np.ndarray) else self._down(array))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 NOTHING_KEPT = Keeper(None, "")
@@ -133,20 +170,22 @@ def image(
     *,
     analytic: Analytic,
     noise: Noise,
+    engine: Engine,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[Float32, Grid]:
-    """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections.
+    """The image (1/mm, NaN where `analytic` gives NaN) and its grid, from upright projections, on the host.
 
     `method` "pwls" or "poisson"; settings: `iterations` passes over the data (18), `subsets` (16), `prior` and its own
     settings (hyperbola; see `priors.prior`), `strength` (20): 1 lets low contrast pass half at 0.44 /mm, the same at
     every dose and place, 20 at 0.16 /mm; edges above `delta_hu` stay, or above `edge` times what `noise` tells of the
     analytic image, so that one recipe does the same to every dose and size. `kernel` is the one of the analytic image,
-    the start.
+    the start. `engine` does the work.
     Raises RecipeError, InputError, DivergenceError.
     """
     choice = Choice.of(method)
     keeper = Keeper(checkpoint, key_of(projections, method, kernel, request))
-    domain = prepare(projections, choice.fidelity(projections), request, analytic)
+    likelihood = choice.fidelity(projections, engine.memory.up)
+    domain = prepare(projections, likelihood, request, analytic, engine=engine)
     if choice.edge is not None:
         choice = choice.at_noise(loudness(domain, noise(domain.request, domain.lattice.image_grid)))
     values = solve(domain, choice.prior_of, domain.start, choice.settings, progress=progress, keeper=keeper)
@@ -177,24 +216,55 @@ def solve(
     """`start` (on `domain.lattice.grid`; left as it is) after `settings.passes` passes in every slab.
 
     `prior_of(slab)` gives the prior on `slab.grid`; `slab.window(volume)` cuts a volume on the lattice to it. Slabs
-    begin where those below have ended. Saved to `keeper` after every pass, and gone on with from there.
+    begin where those below have ended. Saved to `keeper` after every pass, and gone on with from there. A slab for
+    which the card is full is begun anew in halves, as are those that follow.
+
+    Raises CardFullError where eighths of a slab do not fit either.
     """
     kept = keeper.load()
     values = np.array(start if kept is None else kept["lattice"])
-    first, state = (0, None) if kept is None else (int(kept["slab"]), _state(kept))
-    total = len(domain.spans)
-    for number, slab in enumerate(domain.slabs(first), first):
-        start_here = np.ascontiguousarray(slab.window(values)) if state is None else state
-        states = ordered_subsets(slab.projector, slab.fidelity, prior_of(slab), start_here, settings=settings)
+    number, state = (0, None) if kept is None else (int(kept["slab"]), _state(kept, domain.engine.memory.up))
+    domain = domain if kept is None else domain.cut(kept["cuts"].tolist())
+    work, halvings = _Work(domain, prior_of, settings, progress, keeper), 0
+    while number < len(domain.spans):
+        try:
+            with domain.engine.memory.refused(f"slab {number + 1} of {len(domain.spans)}"):
+                work.slab(number, state, values)
+        except CardFullError:
+            if halvings == HALVINGS:
+                raise
+            halvings += 1
+        else:
+            number, halvings = number + 1, 0
+            keeper.save(values, domain, number, None)
         state = None
-        for now in states:
-            progress((number + min(1.0, now.iteration / settings.passes)) / total)
-            if now.iteration >= settings.passes:
-                values[slab.span.keep] = now.image[slab.kept]
-                break
-            keeper.save(values, number, now)
-        keeper.save(values, number + 1, None)
+        if halvings:  # no traceback holds the slab's arrays any more
+            domain.engine.memory.release()
+            domain = domain.halved(number)
+            work = dataclasses.replace(work, domain=domain)
     return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What is the same for every slab."""
+
+    domain: Domain
+    prior_of: Callable[[Slab], Prior]
+    settings: Settings
+    progress: Progress
+    keeper: Keeper
+
+    def slab(self, number: int, state: State | None, values: Float32) -> None:
+        """Bring one slab to its end, from `state` on, and put what it keeps into `values`; nothing of it before."""
+        slab, memory, settings = self.domain.slab(number), self.domain.engine.memory, self.settings
+        begun = memory.up(np.ascontiguousarray(slab.window(values))) if state is None else state
+        for now in ordered_subsets(slab.projector, slab.fidelity, self.prior_of(slab), begun, settings=settings):
+            self.progress((number + min(1.0, now.iteration / settings.passes)) / len(self.domain.spans))
+            if now.iteration >= settings.passes:
+                values[slab.span.keep] = memory.down(now.image[slab.kept, ...])
+                return
+            self.keeper.save(values, self.domain, number, now)
 
 
 def key_of(projections: Projections, method: Step, kernel: str, request: GridRequest) -> str:
@@ -214,6 +284,7 @@ def key_of(projections: Projections, method: Step, kernel: str, request: GridReq
     return str(digest.hexdigest())
 
 
-def _state(kept: dict[str, np.ndarray]) -> State | None:
+def _state(kept: Mapping[str, np.ndarray], up: Up) -> State | None:
     arrays = {name.removeprefix("state/"): np.array(array) for name, array in kept.items() if name.startswith("state/")}
-    return State.from_arrays(arrays) if arrays else None
+    volumes = {name: up(array) if array.ndim == 3 else array for name, array in arrays.items()}
+    return State.from_arrays(volumes) if arrays else None

@@ -17,11 +17,12 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from lampyris.model import DivergenceError, InputError, RecipeError
+from lampyris.recon.iterative.blocks import at_a_time
 from lampyris.recon.iterative.fidelity import Fidelity
 from lampyris.recon.iterative.priors import Prior
 
 BLOCK_VOXELS = 1 << 18
-"""Voxels updated at a time, so that temporaries stay in the cache."""
+"""Voxels updated at a time by a processor, so that temporaries stay in its cache."""
 PATIENCE = 4
 """Passes in a row with rising cost and growing steps before a run counts as diverging."""
 UNRELAXED = 0.3
@@ -48,11 +49,12 @@ class Operator(Protocol):
 class Checkpoint(Protocol):
     """Where a long run leaves its state. `save` may be called after every pass and may decline to write.
 
-    `save` must copy or write the arrays before it returns: they go on changing.
+    `save` must copy or write the arrays before it returns: they go on changing. Those of a run on a card come down from
+    it when they are asked for, and not where `save` declines.
     """
 
     def load(self) -> dict[str, np.ndarray] | None: ...
-    def save(self, arrays: dict[str, np.ndarray], /) -> None: ...
+    def save(self, arrays: Mapping[str, np.ndarray], /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ def _begin(sets: _Subsets, start: Any, least: float) -> State:
         bad = int(xp.sum(xp.astype(~xp.isfinite(start), xp.int64)))
         raise InputError(f"the start image holds {bad} NaN or infinite of {math.prod(start.shape)} voxels")
     image = xp.asarray(start, copy=True)
-    _each_block(image, lambda part: _put(image, part, xp.clip(image[part], least, None)))
+    _each_block(image, lambda part: _put(image, part, xp.maximum(image[part], least)))
     reach = _reach(image)
     curvature = sets.majoriser(reach)
     curvature /= reach
@@ -245,7 +247,7 @@ def _reach(image: Any) -> Any:
     if total <= 0:
         return xp.ones_like(image)
     reach = image * (2 * total / squares)  # the attenuation-weighted mean is the body's
-    return xp.clip(reach, AIR_SHARE, 1.0)
+    return xp.minimum(xp.maximum(reach, AIR_SHARE), 1.0)
 
 
 def _pass(sets: _Subsets, prior: Prior, state: State, settings: Settings) -> State:
@@ -318,7 +320,7 @@ def _move(
         new = step[0][part] * slope
         new *= -step[1]
         new += y[part]
-        new = xp.clip(new, least, None)
+        new = xp.maximum(new, least)
         change = new - x[part]
         squares += float(xp.sum(change * change))
         against += float(xp.sum(change * slope))
@@ -354,7 +356,7 @@ def _story(state: State) -> str:
 def _each_block(image: Any, work: Callable[[Part], None]) -> None:
     """Call `work` with an index of every few slices, `BLOCK_VOXELS` in all, one after the other."""
     slices = image.shape[0]
-    each = max(1, BLOCK_VOXELS // max(1, math.prod(image.shape[1:])))
+    each = max(1, at_a_time(image, BLOCK_VOXELS) // max(1, math.prod(image.shape[1:])))
     for first in range(0, slices, each):
         work((slice(first, min(first + each, slices)), ...))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from lampyris.recon.iterative.blocks import at_a_time
 from lampyris.recon.iterative.priors.neighbours import CACHE_VOXELS
 
 NOISE_FACTOR = 3.0
@@ -30,7 +31,7 @@ def relief(start: Any, *, height: float, rest: float, noise: Any = None) -> Any:
     xp = array_namespace(start)
     factor = xp.empty_like(start)
     slices = start.shape[0]
-    deep = max(1, CACHE_VOXELS // (start.shape[1] * start.shape[2]))
+    deep = max(1, at_a_time(start, CACHE_VOXELS) // (start.shape[1] * start.shape[2]))
     for first in range(0, slices, deep):
         last = min(first + deep, slices)
         below, above = max(first - 1, 0), min(last + 1, slices)

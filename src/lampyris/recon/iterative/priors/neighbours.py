@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from lampyris.model import InputError, RecipeError
+from lampyris.recon.iterative.blocks import at_a_time
 from lampyris.recon.iterative.priors.potentials import Potential
 
 NEIGHBOURS = (6, 8, 18, 26)
 """Faces; all eight of the same slice; faces and edges; all of the cube."""
-CACHE_VOXELS, DEVICE_VOXELS = 2**16, 2**24
-"""Voxels of a block: temporaries of 256 KiB stay in a processor's caches; an accelerator wants long ones."""
+CACHE_VOXELS = 2**16
+"""Voxels of a block: temporaries of 256 KiB stay in a processor's caches."""
 Region: TypeAlias = tuple[slice, slice, slice]
 
 
@@ -144,8 +145,7 @@ class NeighbourPrior:
 def blocks(image: Any) -> Iterator[tuple[slice, slice]]:
     """Ranges of slices and rows that hold a cache's worth of voxels."""
     slices, rows, columns = image.shape
-    resident = "cpu" in str(device(image)).lower()
-    lines = max(1, (CACHE_VOXELS if resident else DEVICE_VOXELS) // columns)
+    lines = max(1, at_a_time(image, CACHE_VOXELS) // columns)
     deep, high = (max(1, lines // rows), rows) if lines >= rows else (1, lines)
     for z in range(0, slices, deep):
         for y in range(0, rows, high):
