@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("name", ["test_recon_cuda.py", "test_recon_cuda_iterations.py"])
-def test_whole_reconstructions_run_in_the_simulator(name: str) -> None:
+@pytest.mark.parametrize(("name", "least"), [("test_recon_cuda.py", 9), ("test_recon_cuda_iterations.py", 5)])
+def test_whole_reconstructions_run_in_the_simulator(name: str, least: int) -> None:
     """One process for many: the simulator has a Python thread for each of the card's."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/recon/{name}"],
@@ -19,4 +19,4 @@ def test_whole_reconstructions_run_in_the_simulator(name: str) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
     assert "skipped" not in done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 9  # type: ignore[index]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= least  # type: ignore[index]
