@@ -1,9 +1,13 @@
 """Slices: where they lie, how thick they are, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from lampyris.model import GridRequest, InputError
+from lampyris.model import CardFullError, GridRequest, InputError, silent
+from lampyris.projector.cuda import memory as card_memory
+from lampyris.projector.engine import HOST, Card
 from lampyris.recon.field import Field
 from lampyris.recon.slices import Coverage, average_slabs, box_taps, box_width, plan_slices
 
@@ -98,3 +102,36 @@ def test_averaging_goes_slab_by_slab_to_the_same_end(monkeypatch):
     assert done[:2] == [0.5, 1.0]
     assert done[-1] == 1.0
     assert np.all(np.diff(done[2:]) > 0)
+
+
+class Full:
+    """A card that holds so many thin slices."""
+
+    def __init__(self, slices, monkeypatch):
+        self.slices, self.asked = slices, []
+        monkeypatch.setattr(card_memory, "SIMULATED", True)
+        monkeypatch.setattr(card_memory, "card", lambda: Card("small", (9, 0), 1 << 30, 1 << 20, True))
+        self.memory = replace(HOST, in_parts=card_memory.in_parts)
+
+    def thin(self, grid, _progress):
+        self.asked.append(grid.shape[0])
+        if grid.shape[0] > self.slices:
+            raise MemoryError
+        height = grid.position_mm(np.stack([np.arange(grid.shape[0]), *2 * [np.zeros(grid.shape[0])]], 1))[:, 1]
+        return np.broadcast_to(height[:, None, None], grid.shape).astype(np.float32)
+
+
+def test_a_full_card_makes_a_slab_in_halves_of_the_same_slices(monkeypatch):
+    plan = plan_slices(GridRequest(slice_thickness_mm=3.0, slice_increment_mm=2.0), 0.6, ALL)
+    field, roomy, small = Field((0.0, 0.0), 10.0, 3), Full(1000, monkeypatch), Full(30, monkeypatch)
+    whole = average_slabs(plan, field, roomy.thin, silent, memory=roomy.memory)
+    parts = average_slabs(plan, field, small.thin, silent, memory=small.memory)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)
+    assert sum(asked > 30 for asked in small.asked) > 1
+    assert len(roomy.asked) == 1
+
+
+def test_a_card_that_does_not_hold_one_slice_refuses_with_the_slices(monkeypatch):
+    plan, small = plan_slices(GridRequest(slice_thickness_mm=3.0), 0.6, ALL), Full(2, monkeypatch)
+    with pytest.raises(CardFullError, match=r"slices 0 to \d+ of \d+, 1 of \d+ at a time: the card is full"):
+        average_slabs(plan, Field((0.0, 0.0), 10.0, 3), small.thin, silent, memory=small.memory)

@@ -5,6 +5,7 @@ profile (a row's aperture times linear interpolation between rows: a quadratic B
 of 1.27 rows; from there on the box is chosen so that the profile's width is the thickness asked for.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,8 @@ from lampyris.recon.field import Field
 
 SLAB_BYTES = 192 * 2**20
 """Thin slices held at once while they are averaged."""
-CARD_SLAB = 0.3
-"""Of a card's free memory for the same."""
+CARD_SLAB = 0.15
+"""Of a card's free memory for the same: what counts and averages them takes as much beside it."""
 TOLERANCE_MM = 1e-3
 
 
@@ -136,10 +137,19 @@ def average_slabs(
     """All slices (slices, matrix, matrix): `thin(grid, progress)` images slab after slab, which are averaged.
 
     A slab has at most `SLAB_BYTES` (of a card, its share), and at most `most` thin slices; it is averaged in `memory`,
-    where it was made. Each slab's progress goes into the whole's. Slices [start, stop) that are `ready(start, stop)`
-    are taken as they are.
+    where it was made, and made in halves where a card is full. Each slab's progress goes into the whole's. Slices
+    [start, stop) that are `ready(start, stop)` are taken as they are. Raises CardFullError where one slice is too much.
     """
     values = np.empty((plan.slices, field.matrix, field.matrix), np.float32)
+
+    def make(start: int, stop: int, within: Progress) -> None:
+        def some(part: slice) -> None:
+            here = start + part.start, start + part.stop
+            values[slice(*here)] = memory.down(averaged(plan, field, here, thin, within))
+
+        what = f"slices {start} to {stop - 1} of {plan.slices}"
+        deque(memory.in_parts(stop - start, some, most=stop - start, what=what), maxlen=0)
+
     for start, stop in slabs(plan, field, most, memory.room(CARD_SLAB, SLAB_BYTES)):
 
         def within(done: float, start: int = start, stop: int = stop) -> None:
@@ -147,8 +157,9 @@ def average_slabs(
 
         there = ready(start, stop)
         if there is None:
-            there = memory.down(averaged(plan, field, (start, stop), thin, within))
-        values[start:stop] = there
+            make(start, stop, within)
+        else:
+            values[start:stop] = there
         progress(stop / plan.slices)
     return values
 

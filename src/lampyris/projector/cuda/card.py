@@ -32,7 +32,7 @@ def card() -> Card:
     return Card(name, tuple(device.compute_capability), total, free, False, _driver())
 
 
-def room(share: float, _usual: int) -> int:
+def room(share: float, _usual: int = 0) -> int:
     """That share of the bytes that are free on the card."""
     return int(share * _memory()[0])
 

@@ -15,7 +15,7 @@ from numba import cuda, float32, int32
 from lampyris.model import Float32, Float64, Grid, InputError, Progress
 from lampyris.projector import simd
 from lampyris.projector.backprojection.helical import ConeParallelScan, beam_of, rays_of
-from lampyris.projector.cuda.card import to_kernels, up, xp
+from lampyris.projector.cuda.card import room, to_kernels, up, xp
 from lampyris.projector.cuda.feet import launch
 
 PARTS = 3
@@ -23,8 +23,8 @@ PARTS = 3
 slice 0 for a table level with it, rows a slice."""
 SLICES = 8
 """Slices of a thread."""
-BATCH_BYTES = 1 << 28
-"""Aims held at a time."""
+BATCH_BYTES, SHARE = 1 << 28, 1 / 8
+"""Aims held at a time, and no more than that share of what is free."""
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 _FAINTEST = np.float32(simd.FAINTEST)
 
@@ -56,7 +56,7 @@ class ConeParallelViews:
         windows, first_of = up(_windows(scan, grid)), beam.lowest_view
         image, seen = xp().zeros(grid.shape, dtype=np.float32), xp().zeros(grid.shape, dtype=np.uint16)
         each = 2 * scan.shape[0]
-        most = max(1, BATCH_BYTES // (4 * (1 + PARTS) * each * high * wide))
+        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * each * high * wide))
         fixed = to_kernels(wholes, parts, windows, self._values, self._weight, image, seen)
         for first in range(0, scan.half_turn, most):
             count = min(most, scan.half_turn - first)

@@ -14,7 +14,7 @@ from numba import cuda, float32, int32
 
 from lampyris.model import Float64
 from lampyris.projector import ray
-from lampyris.projector.cuda.card import to_kernels, up, xp
+from lampyris.projector.cuda.card import room, to_kernels, up, xp
 from lampyris.projector.cuda.feet import launch, records, view_of
 from lampyris.projector.plan import Plan
 
@@ -23,7 +23,8 @@ WHOLES, PARTS = 2, 4
 share of the column to the right, row of slice 0 from that row on, rows a slice, weight."""
 SLICES = 8
 """Slices of a thread."""
-BATCH_BYTES = 1 << 28
+BATCH_BYTES, SHARE = 1 << 28, 1 / 8
+"""Aims held at a time, and no more than that share of what is free."""
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 
@@ -42,7 +43,7 @@ class VoxelSum:
         """
         plan = self._plan
         slices, high, wide = plan.shape
-        most = max(1, BATCH_BYTES // (4 * (WHOLES + PARTS) * high * wide))
+        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (WHOLES + PARTS) * high * wide))
         for start in range(0, len(projections), most):
             stop = min(start + most, len(projections))
             views, which = stop - start, slice(first + start, first + stop)

@@ -18,6 +18,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from lampyris.model import (
+    CardFullError,
     Float32,
     GeometryError,
     Grid,
@@ -216,16 +217,30 @@ class _Maker:
             first, last = (min(max(each - lattice.lowest, 0), views - 1) for each in (first, last))
         start, stop = (int(np.searchsorted(self._borders, each, side="right")) for each in (first, last))
         span = (start - 1, stop)
-        if self._part is None or not self._part.holds(span):
-            self._part = None  # before the next one takes memory
-            self._part = self._empty(span)
-        self._fill(self._part, span)
+        part = self._part if self._part is not None and self._part.holds(span) else self._another(span)
+        self._fill(part, span)
+        return part
+
+    def _another(self, span: tuple[int, int]) -> "_Part":
+        """An empty part that holds these groups; with half as many beside them where the card is full."""
+        memory, scan, self._part = self._engine.memory, self._lattice.scan, None  # before the next one takes memory
+        each = 4 * scan.shape[0] * scan.rows * scan.shape[3]
+        held, least = memory.room(CARD_DATA, DATA_BYTES) // each, int(self._borders[span[1]] - self._borders[span[0]])
+        while self._part is None:
+            try:
+                with memory.refused(f"{held} of {scan.views} directions, {each / 2**20:.1f} MiB each"):
+                    self._part = self._empty(span, held)
+            except CardFullError:
+                if held <= least:
+                    raise
+            if self._part is None:
+                memory.release()
+                held //= 2
         return self._part
 
-    def _empty(self, span: tuple[int, int]) -> "_Part":
-        """A part of the scan, as large as may be held, that begins or ends with these groups, as the table goes."""
+    def _empty(self, span: tuple[int, int], most: int) -> "_Part":
+        """A part of the scan, of `most` directions where it may, that begins or ends with these, as the table goes."""
         scan, borders = self._lattice.scan, self._borders
-        most = self._engine.memory.room(CARD_DATA, DATA_BYTES) // (4 * scan.shape[0] * scan.rows * scan.shape[3])
         low, high = span
         while int(borders[high] - borders[low]) < scan.half_turn:
             low, high = max(low - 1, 0), min(high + 1, len(borders) - 1)
