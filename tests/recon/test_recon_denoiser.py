@@ -100,6 +100,14 @@ def test_results_do_not_depend_on_tiles_and_blocks(network: Denoiser, rng: np.ra
     np.testing.assert_allclose(small, network.denoise(image, level), atol=ROUNDING_HU)
 
 
+def test_results_do_not_depend_on_how_arrays_lie_in_memory(network: Denoiser, picture: tuple[Float32, Float32]) -> None:
+    """Whole multiples of what the network takes, so that no copy for the border puts them in order."""
+    image, level = (np.ascontiguousarray(each[:, :32, :48]) for each in picture)
+    expected = network.denoise(image, level)
+    for turned in (np.asfortranarray, lambda each: np.repeat(each, 2, axis=2)[:, :, ::2]):
+        np.testing.assert_array_equal(network.denoise(turned(image), turned(level)), expected)
+
+
 def test_the_outer_slices_are_their_own_neighbours(network: Denoiser, picture: tuple[Float32, Float32]) -> None:
     image, level = picture
     thick = np.concatenate([image[:1], image, image[-1:]])
