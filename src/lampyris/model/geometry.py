@@ -142,8 +142,10 @@ class Geometry:
         stops = int(moved.sum()) + 1
         return float(abs(places[-1] - places[0]) * stops / (stops - 1))
 
-    def cells_mm(self, view: int, rows: Float64 | None = None, columns: Float64 | None = None) -> Float64:
+    def cells_mm(self, view: int | slice, rows: Float64 | None = None, columns: Float64 | None = None) -> Float64:
         """Points of one view at the given fractional indices (default: every cell centre), (rows, columns, 3) mm.
+
+        Those of a slice of views are (views, rows, columns, 3).
 
         Flat: d + (c − c̄)·u + (r − r̄)·v. Curved with radius ρ: the column angle is γ = (c − c̄)·|u|/ρ and the point
         d + ρ·sin γ·û + ρ·(cos γ − 1)·n̂ + (r − r̄)·v with n̂ = v × u normalised, away from the source.
@@ -153,14 +155,16 @@ class Geometry:
         r, c = r - (self.rows - 1) / 2, c - (self.columns - 1) / 2
         u, v = self.u[view], self.v[view]
         if self.curvature_mm is None:
-            across = c[:, None] * u
+            across = c[:, None] * u[..., None, :]
         else:
-            pitch = float(np.linalg.norm(u))
+            pitch = np.linalg.norm(u, axis=-1, keepdims=True)
             normal = np.cross(v, u)
-            normal = normal / np.linalg.norm(normal)
-            angle = c * pitch / self.curvature_mm
-            across = self.curvature_mm * (np.sin(angle)[:, None] * (u / pitch) + (np.cos(angle) - 1)[:, None] * normal)
-        return np.asarray(self.detector[view] + r[:, None, None] * v + across[None, :, :], np.float64)
+            normal = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+            angle = (c * pitch / self.curvature_mm)[..., None]
+            along, depth = (u / pitch)[..., None, :], normal[..., None, :]
+            across = self.curvature_mm * (np.sin(angle) * along + (np.cos(angle) - 1) * depth)
+        middle, up = (each[..., None, None, :] for each in (self.detector[view], v))
+        return np.asarray(middle + r[:, None, None] * up + across[..., None, :, :], np.float64)
 
     def rays(self, view: int) -> tuple[Float64, Float64]:
         """Origins and unit directions of one view's rays, each (rows, columns, 3); parallel rays start at the cell."""

@@ -1,6 +1,7 @@
 """Geometry and the body's circle → where along y rays cross the body, and which of them stay between two ends."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lampyris.recon.iterative.blocks import Up, as_it_is
 SLACK_MM = 1e-6
 MARGIN_VIEWS = 720
 """As many views tell how far rays reach."""
+VIEWS_AT_A_TIME = 128
 
 
 def crossing(geometry: Geometry, body: Circle, view: int) -> tuple[Float64, Float64]:
@@ -27,9 +29,9 @@ def crossing(geometry: Geometry, body: Circle, view: int) -> tuple[Float64, Floa
 
 def extent(geometry: Geometry, body: Circle) -> tuple[Float64, Float64]:
     """Lowest and highest y (views,), mm, that any beam of a view has within the body's circle."""
-    outermost = np.array([0, geometry.rows])
-    all_views = (_both(geometry, body, view, outermost) for view in range(geometry.views))
-    low, high = np.array([(both.min(), both.max()) for both in all_views]).T
+    outermost, views = np.array([0, geometry.rows]), geometry.views
+    all_views = [_both(geometry, body, part, outermost) for part in _parts(views)]
+    low, high = (np.concatenate([best(both, axis=(1, 2, 3)) for both in all_views]) for best in (np.min, np.max))
     return low, high
 
 
@@ -38,10 +40,8 @@ def rays_within(geometry: Geometry, body: Circle, ends: tuple[float, float], up:
 
     Made where `up` takes arrays to.
     """
-    firsts, lasts = (np.empty((geometry.views, 1, geometry.columns), np.int32) for _ in range(2))
-    for view in range(geometry.views):
-        firsts[view, 0], lasts[view, 0] = _rows_within(geometry, body, view, ends)
-    first, last = up(firsts), up(lasts)
+    found = [_rows_within(geometry, body, part, ends) for part in _parts(geometry.views)]
+    first, last = (up(np.concatenate(each)[:, None]) for each in zip(*found, strict=True))
     xp = array_namespace(first)
     row = xp.arange(geometry.rows, dtype=xp.int32, device=device(first))[None, :, None]
     used = row >= first
@@ -60,38 +60,47 @@ def margin_slices(geometry: Geometry, body: Circle, ends: tuple[float, float], h
     return math.ceil(reach / height_mm - 1e-6)
 
 
-def _rows_within(geometry: Geometry, body: Circle, view: int, ends: tuple[float, float]) -> tuple[Float64, Float64]:
-    """First and last row (columns,) of each column whose beams stay between those y; none where first > last.
+def _parts(views: int) -> Iterator[slice]:
+    for first in range(0, views, VIEWS_AT_A_TIME):
+        yield slice(first, min(first + VIEWS_AT_A_TIME, views))
+
+
+def _rows_within(
+    geometry: Geometry, body: Circle, views: slice, ends: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last row (views, columns) of each column whose beams stay between those y; none where first > last.
 
     y is linear in the row's edge at either end of the ray's way through the body, so that rows in between stay too.
     """
-    at, slope = _lines(geometry, body, view)
-    slope = slope * geometry.v[view][1]
+    at, slope = _lines(geometry, body, views)
+    slope = slope * geometry.v[views, 1][:, None, None]
     slope = np.where(np.abs(slope) < 1e-12, 1e-12, slope)
     edges = np.stack([(end - at) / slope for end in (ends[0] - SLACK_MM, ends[1] + SLACK_MM)]) + geometry.rows / 2
-    first = np.ceil(edges.min(0).max(0))
-    last = np.floor(edges.max(0).min(0)) - 1
-    return np.clip(first, 0, geometry.rows), np.clip(last, -1, geometry.rows - 1)
+    first = np.ceil(edges.min(0).max(1))
+    last = np.floor(edges.max(0).min(1)) - 1
+    rows = geometry.rows
+    return np.clip(first, 0, rows).astype(np.int32), np.clip(last, -1, rows - 1).astype(np.int32)
 
 
-def _both(geometry: Geometry, body: Circle, view: int, edges: Any) -> Float64:
-    """y (2, edges, columns) where the rays through these edges of rows enter the body's circle and leave it."""
+def _both(geometry: Geometry, body: Circle, view: int | slice, edges: Any) -> Float64:
+    """y (2, edges, columns), of a slice of views (views, 2, edges, columns), where the rays through these edges of rows
+    enter the body's circle and leave it."""
     at, slope = _lines(geometry, body, view)
-    off = (edges - geometry.rows / 2) * geometry.v[view][1]
-    return np.asarray(at[:, None] + off[None, :, None] * slope[:, None], np.float64)
+    off = (edges - geometry.rows / 2) * geometry.v[view][..., 1, None]
+    return np.asarray(at[..., None, :] + off[..., None, :, None] * slope[..., None, :], np.float64)
 
 
-def _lines(geometry: Geometry, body: Circle, view: int) -> tuple[Float64, Float64]:
-    """y (2, columns) where the rays through the middle of the columns enter the circle and leave it, and how much it
-    grows with the height at the detector."""
-    cells = geometry.cells_mm(view, np.array([(geometry.rows - 1) / 2]))[0]
-    way = cells - geometry.source[view] if not geometry.parallel else geometry.detector[view] - geometry.source[view]
-    way = np.broadcast_to(way, cells.shape)
-    plane = [0, 2]
-    length = (way[:, plane] ** 2).sum(1)
-    offset = (cells - way)[:, plane] - np.array([body.x_mm, body.z_mm])
-    middle = -(offset * way[:, plane]).sum(1) / length
-    half = np.sqrt(np.maximum(body.radius_mm**2 - ((offset + middle[:, None] * way[:, plane]) ** 2).sum(1), 0) / length)
-    share = np.stack([middle - half, middle + half])
-    at = cells[:, 1] + (share - 1) * way[:, 1]
+def _lines(geometry: Geometry, body: Circle, view: int | slice) -> tuple[Float64, Float64]:
+    """y ([views,] 2, columns) where the rays through the middle of the columns enter the circle and leave it, and how
+    much it grows with the height at the detector."""
+    cells = geometry.cells_mm(view, np.array([(geometry.rows - 1) / 2]))[..., 0, :, :]
+    source, detector = geometry.source[view][..., None, :], geometry.detector[view][..., None, :]
+    way = np.broadcast_to(detector - source if geometry.parallel else cells - source, cells.shape)
+    across, offset = way[..., [0, 2]], (cells - way)[..., [0, 2]] - np.array([body.x_mm, body.z_mm])
+    length = (across**2).sum(-1)
+    middle = -(offset * across).sum(-1) / length
+    beside = ((offset + middle[..., None] * across) ** 2).sum(-1)
+    half = np.sqrt(np.maximum(body.radius_mm**2 - beside, 0) / length)
+    share = np.stack([middle - half, middle + half], -2)
+    at = cells[..., None, :, 1] + (share - 1) * way[..., None, :, 1]
     return at, np.ones_like(share) if geometry.parallel else share
