@@ -24,6 +24,7 @@ _F3, _F4, _I4 = types.float32[:, :, ::1], types.float32[:, :, :, ::1], types.int
 _F1, _F2 = types.float32[::1], types.float32[:, ::1]
 _I1, _I2, _I3 = types.int32[::1], types.int32[:, ::1], types.int32[:, :, ::1]
 _D1, _D2, _D3 = types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1]
+_THREE, _FOUR = types.UniTuple(types.int64, 3), types.UniTuple(types.int64, 4)
 _RECORDS, _SPACING, _TURNED = types.float64[:, ::1], types.UniTuple(types.float64, 3), types.boolean[::1]
 KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "find_feet": (feet.find_feet, (types.int64, _RECORDS, _SPACING, _I4, _F4)),
@@ -31,8 +32,8 @@ KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "weigh_cells": (feet.weigh_cells, (types.int64, _RECORDS, _TURNED, types.boolean, _F3, _F3)),
     "gather_cells": (pair.gather_cells, (_I4, _F4, _F3, _F3, _F3)),
     "gather_voxels": (pair.gather_voxels, (_I4, _F4, _F3, _F3)),
-    "aim": (voxels.aim, (types.int64, _RECORDS, types.float64[::1], _SPACING, types.int64, _I4, _F4)),
-    "sum_views": (voxels.sum_views, (_I4, _F4, _TURNED, _F3, _F3)),
+    "aim": (voxels.aim, (types.int64, _RECORDS, types.float64[::1], _SPACING, types.int64, _I3, _F4)),
+    "sum_views": (voxels.sum_views, (_THREE, _I3, _F4, _TURNED, _F1, _F3)),
     "find_views": (rebin.find_views, (_D1, _D2, _D2, _D2, _I1, types.boolean, _I3, _F3)),
     "sum_rays": (
         rebin.sum_rays,
@@ -41,7 +42,7 @@ KERNELS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "aim_turns": (helical.aim_turns, (types.int64, _D3, _D1, _D2, types.int64, _I3, _F4)),
     "sum_turns": (
         helical.sum_turns,
-        (types.int64, types.int64, _I3, _F4, _I1, _F1, _I2, _F4, _F1, _F3, types.uint16[:, :, ::1]),
+        (types.int64, types.int64, _FOUR, _I3, _F4, _I1, _F1, _I2, _F1, _F1, _F3, types.uint16[:, :, ::1]),
     ),
 }
 """Every kernel with the types that it is called with. Those that gather, and the sum over views, are the hot ones."""

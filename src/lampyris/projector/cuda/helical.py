@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, uint32
 
 from lampyris.model import Float32, Float64, Grid, InputError, Progress
 from lampyris.projector import simd
@@ -25,7 +25,7 @@ SLICES = 8
 """Slices of a thread."""
 BATCH_BYTES, SHARE = 1 << 28, 1 / 8
 """Aims held at a time, and no more than that share of what is free."""
-_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_ZERO, _HALF = np.float32(0.0), np.float32(0.5)
 _FAINTEST = np.float32(simd.FAINTEST)
 
 
@@ -57,7 +57,7 @@ class ConeParallelViews:
         image, seen = xp().zeros(grid.shape, dtype=np.float32), xp().zeros(grid.shape, dtype=np.uint16)
         each = 2 * scan.shape[0]
         most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * each * high * wide))
-        fixed = to_kernels(wholes, parts, windows, self._values, self._weight, image, seen)
+        fixed = to_kernels(wholes, parts, windows, self._values.reshape(-1), self._weight, image, seen)
         for first in range(0, scan.half_turn, most):
             count = min(most, scan.half_turn - first)
             columns = xp().empty((count * each, high, wide), dtype=np.int32)
@@ -66,7 +66,7 @@ class ConeParallelViews:
             grid_, block = launch(wide, high, count * each)
             aim_turns[grid_, block](first, *to_kernels(rays, lattice, turns), scan.shape[3], *ours)
             grid_, block = launch(wide, high, -(-slices // SLICES))
-            sum_turns[grid_, block](first_of + first, scan.half_turn, *ours, *fixed)
+            sum_turns[grid_, block](first_of + first, scan.half_turn, scan.shape, *ours, *fixed)
             progress((first + count) / scan.half_turn)
         image *= np.float32(np.pi / scan.half_turn)
         return image, seen
@@ -136,10 +136,11 @@ def aim_turns(first, rays, lattice, turns, columns, wholes, parts):  # type: ign
 
 @cuda.jit
 def sum_turns(  # type: ignore[no-untyped-def]
-    first, half_turn, lefts, aims, wholes, parts, windows, values, weight, image, seen
+    first, half_turn, shape, lefts, aims, wholes, parts, windows, values, weight, image, seen
 ):
     """Add a batch of directions, each the mean of all views that saw the voxel, to `SLICES` slices of a voxel column
-    (grid: column, row, slices); `first` is the view of the first direction, modulo a turn."""
+    (grid: column, row, slices); `first` is the view of the first direction, modulo a turn, `shape` that of `values`, a
+    single run."""
     c, r, chunk = cuda.grid(3)
     if chunk * SLICES >= image.shape[0] or r >= image.shape[1] or c >= image.shape[2]:
         return
@@ -148,7 +149,8 @@ def sum_turns(  # type: ignore[no-untyped-def]
     for j in range(SLICES):  # on from the directions before, one by one: no bit depends on how many a batch has
         sums[j] = image[min(chunk * SLICES + j, image.shape[0] - 1), r, c]
         counts[j] = 0
-    spots, turn = values.shape[0], 2 * half_turn
+    spots, views, rows, columns = shape
+    turn, size = 2 * half_turn, rows * columns
     begin, end = windows[chunk, 0], windows[chunk, 1]
     for i in range(lefts.shape[0] // (2 * spots)):
         for j in range(SLICES):
@@ -160,9 +162,10 @@ def sum_turns(  # type: ignore[no-untyped-def]
             view += (max(begin - view, 0) + turn - 1) // turn * turn
             while left >= 0 and view < end:
                 level = float32(chunk * SLICES - wholes[view]) - parts[view]
+                at = (side // 2 * views + view) * size
                 _add_rows(
-                    values[side // 2, view], weight, left, aims[a, 0, r, c], aims[a, 1, r, c], aims[a, 2, r, c], level,
-                    above, below,
+                    values[at : at + size], weight, rows, columns, left, aims[a, 0, r, c],
+                    aims[a, 1, r, c] + level * aims[a, 2, r, c], aims[a, 2, r, c], above, below,
                 )  # fmt: skip
                 view += turn
         for j in range(SLICES):
@@ -176,17 +179,27 @@ def sum_turns(  # type: ignore[no-untyped-def]
 
 
 @cuda.jit(device=True)
-def _add_rows(cells, weight, left, share, base, step, level, above, below):  # type: ignore[no-untyped-def]
-    """Add W·p and W of one view to the two sums of `SLICES` slices, the first of them `level` above the table."""
-    rows = cells.shape[0]
-    right = min(left + 1, cells.shape[1] - 1)
+def _add_rows(cells, weight, rows, columns, left, share, place, step, above, below):  # type: ignore[no-untyped-def]
+    """Add W·p and W of one view to the two sums of `SLICES` slices, of which the first lands on the row `place`.
+
+    Unsigned numbers of 32 bits: an index that may be negative costs as much as the sum.
+    """
+    last, high = float32(rows - 1), float32(rows) - _HALF
+    highest, rise = int32(max(rows - 2, 0)), int32(min(rows - 1, 1))
+    beside, pitch = int32(min(columns - 1 - left, 1)), int32(columns)
+    lift = int32(rise * pitch)
     for j in range(SLICES):
-        place = base + (level + float32(j)) * step
-        if -_HALF <= place < float32(rows) - _HALF:
-            place = min(max(place, _ZERO), float32(rows - 1))
-            row = int32(math.floor(place))
-            up_, up_share = min(row + 1, rows - 1), place - float32(row)
-            low = cells[row, left] + share * (cells[row, right] - cells[row, left])
-            high = cells[up_, left] + share * (cells[up_, right] - cells[up_, left])
-            above[j] += low + up_share * (high - low)
-            below[j] += weight[row] + up_share * (weight[up_] - weight[row])
+        here = place + float32(j) * step
+        if -_HALF <= here < high:
+            here = min(max(here, _ZERO), last)
+            row = min(int32(here), highest)
+            part = here - float32(row)
+            at = int32(row * pitch + left)
+            low = cells[uint32(at)]
+            low += share * (cells[uint32(at + beside)] - low)
+            at = int32(at + lift)
+            top = cells[uint32(at)]
+            top += share * (cells[uint32(at + beside)] - top)
+            above[j] += low + part * (top - low)
+            low = weight[uint32(row)]
+            below[j] += low + part * (weight[uint32(row + rise)] - low)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, uint32
 
 from lampyris.model import Float64
 from lampyris.projector import ray
@@ -18,14 +18,14 @@ from lampyris.projector.cuda.card import room, to_kernels, up, xp
 from lampyris.projector.cuda.feet import launch, records, view_of
 from lampyris.projector.plan import Plan
 
-WHOLES, PARTS = 2, 4
-"""Fields of an aim. Wholes: the detector column left of the landing, −1 where it misses; row below slice 0. Parts:
-share of the column to the right, row of slice 0 from that row on, rows a slice, weight."""
+PARTS = 4
+"""Fields of an aim beside the detector column left of the landing (−1 where it misses): share of the column to the
+right, row of slice 0 (the middle of a cell is whole), rows a slice, weight."""
 SLICES = 8
 """Slices of a thread."""
 BATCH_BYTES, SHARE = 1 << 28, 1 / 8
 """Aims held at a time, and no more than that share of what is free."""
-_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_ZERO, _HALF = np.float32(0.0), np.float32(0.5)
 
 
 class VoxelSum:
@@ -43,22 +43,23 @@ class VoxelSum:
         """
         plan = self._plan
         slices, high, wide = plan.shape
-        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (WHOLES + PARTS) * high * wide))
+        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * high * wide))
         for start in range(0, len(projections), most):
             stop = min(start + most, len(projections))
             views, which = stop - start, slice(first + start, first + stop)
             numbers, weights, mirrored, cells, image = to_kernels(
-                self._numbers[which], self._weight_mm[which], self._mirrored[which], up(projections[start:stop]),
+                self._numbers[which], self._weight_mm[which], self._mirrored[which],
+                up(projections[start:stop]).reshape(-1),
                 self._image,
             )  # fmt: skip
             wholes, parts = to_kernels(
-                xp().empty((views, WHOLES, high, wide), dtype=np.int32),
+                xp().empty((views, high, wide), dtype=np.int32),
                 xp().empty((views, PARTS, high, wide), dtype=np.float32),
             )
             grid, block = launch(wide, high, views)
             aim[grid, block](plan.kind, numbers, weights, plan.spacing_mm, plan.columns, wholes, parts)
             grid, block = launch(wide, high, -(-slices // SLICES))
-            sum_views[grid, block](wholes, parts, mirrored, cells, image)
+            sum_views[grid, block]((views, plan.rows, plan.columns), wholes, parts, mirrored, cells, image)
             yield stop
 
     def image(self) -> Any:
@@ -70,7 +71,7 @@ class VoxelSum:
 def aim(kind, numbers, weight_mm, spacing, columns, wholes, parts):  # type: ignore[no-untyped-def]
     """Where every voxel column (grid x, y) lands in every view of a batch (grid z)."""
     c, r, v = cuda.grid(3)
-    if v >= wholes.shape[0] or r >= wholes.shape[2] or c >= wholes.shape[3]:
+    if v >= wholes.shape[0] or r >= wholes.shape[1] or c >= wholes.shape[2]:
         return
     view = view_of(numbers[v])
     thickness, height, width = spacing
@@ -86,42 +87,47 @@ def aim(kind, numbers, weight_mm, spacing, columns, wholes, parts):  # type: ign
         else:
             weight = weight_mm[v] * weight_mm[v] / (off_r * off_r + off_c * off_c)
     middle = min(max(edge - 0.5, 0.0), columns - 1.0)
-    left, row = math.floor(middle), math.floor(top)
-    wholes[v, 0, r, c] = int32(left) if 0.0 <= edge < columns else int32(-1)
-    wholes[v, 1, r, c] = int32(row)
-    parts[v, 0, r, c], parts[v, 1, r, c] = float32(middle - left), float32(top - row)
+    left = math.floor(middle)
+    wholes[v, r, c] = int32(left) if 0.0 <= edge < columns else int32(-1)
+    parts[v, 0, r, c], parts[v, 1, r, c] = float32(middle - left), float32(top - 0.5)
     parts[v, 2, r, c], parts[v, 3, r, c] = float32(slope * thickness), float32(weight)
 
 
 @cuda.jit
-def sum_views(wholes, parts, mirrored, cells, image):  # type: ignore[no-untyped-def]
-    """Add a batch of views to `SLICES` slices of a voxel column (grid: column, row, slices)."""
+def sum_views(shape, wholes, parts, mirrored, cells, image):  # type: ignore[no-untyped-def]
+    """Add a batch of views to `SLICES` slices of a voxel column (grid: column, row, slices); `shape` is that of
+    `cells`, a single run. Unsigned numbers of 32 bits: an index that may be negative costs as much as the sum."""
     c, r, chunk = cuda.grid(3)
     if chunk * SLICES >= image.shape[0] or r >= image.shape[1] or c >= image.shape[2]:
         return
     sums = cuda.local.array(SLICES, float32)
     for i in range(SLICES):  # on from the views before, one by one: no bit depends on how many a batch has
         sums[i] = image[min(chunk * SLICES + i, image.shape[0] - 1), r, c]
-    rows = cells.shape[1]
-    for v in range(cells.shape[0]):
-        left = wholes[v, 0, r, c]
+    views, rows, columns = shape
+    size, last, high = rows * columns, float32(rows - 1), float32(rows) - _HALF
+    highest = int32(max(rows - 2, 0))
+    for v in range(views):
+        left = wholes[v, r, c]
         if left >= 0:
-            right = min(left + 1, cells.shape[2] - 1)
-            share, weight = parts[v, 0, r, c], parts[v, 3, r, c]
-            base = wholes[v, 1, r, c]
+            beside, view = int32(min(columns - 1 - left, 1)), cells[v * size : (v + 1) * size]
+            share, step, weight = parts[v, 0, r, c], parts[v, 2, r, c], parts[v, 3, r, c]
+            place = parts[v, 1, r, c] + float32(chunk * SLICES) * step
+            origin, pitch = int32(left), int32(columns)
+            if mirrored[v]:
+                origin, pitch = int32(left + size - columns), int32(-columns)
+            lift = int32(pitch * min(rows - 1, 1))
             for i in range(SLICES):
-                place = parts[v, 1, r, c] + float32(chunk * SLICES + i) * parts[v, 2, r, c]
-                whole = int32(math.floor(place))
-                if 0 <= whole + base < rows:
-                    low = place - float32(whole) - _HALF
-                    row = whole + base - int32(low < _ZERO)
-                    low += _ONE if low < _ZERO else _ZERO
-                    above, under = min(row + 1, rows - 1), max(row, 0)
-                    if mirrored[v]:
-                        above, under = rows - 1 - above, rows - 1 - under
-                    at_left = cells[v, under, left] + low * (cells[v, above, left] - cells[v, under, left])
-                    at_right = cells[v, under, right] + low * (cells[v, above, right] - cells[v, under, right])
-                    sums[i] += weight * (at_left + share * (at_right - at_left))
+                here = place + float32(i) * step
+                if -_HALF <= here < high:
+                    here = min(max(here, _ZERO), last)
+                    row = min(int32(here), highest)
+                    at = int32(origin + row * pitch)
+                    low = view[uint32(at)]
+                    low += share * (view[uint32(at + beside)] - low)
+                    at = int32(at + lift)
+                    top = view[uint32(at)]
+                    top += share * (view[uint32(at + beside)] - top)
+                    sums[i] += weight * (low + (here - float32(row)) * (top - low))
     for i in range(SLICES):
         if chunk * SLICES + i < image.shape[0]:
             image[chunk * SLICES + i, r, c] = sums[i]
