@@ -190,6 +190,9 @@ def gather_voxels(wholes, parts, cells, image):  # type: ignore[no-untyped-def]
     for i in range(SLICES):
         sums[i] = _ZERO
     for v in range(cells.shape[0]):
+        lowest = parts[v, 4, r, c] + float32(chunk * SLICES) * parts[v, 5, r, c] + float32(wholes[v, 1, r, c])
+        if lowest > float32(cells.shape[1]) + _ONE or lowest + float32(SLICES) * parts[v, 5, r, c] < -_ONE:
+            continue  # the slices lie above or below the detector, as in a helix most do in most views
         first, corner = wholes[v, 0, r, c], parts[v, 3, r, c]
         for column in range(max(first, 0), min(first + int32(math.ceil(corner)), cells.shape[2])):
             weight = _share(parts, v, r, c, column - first) * parts[v, 6, r, c]
