@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import array_api_strict
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -20,6 +21,7 @@ from lampyris.model import (
 )
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder
+from lampyris.projector import HOST
 from lampyris.recon import (
     deviation,
     deviation_of_replicates,
@@ -221,6 +223,19 @@ def test_the_noise_is_the_same_whether_the_shaken_scan_is_held_or_made_view_by_v
     held = told()
     monkeypatch.setattr(noise, "HELD_BYTES", 0)
     np.testing.assert_array_equal(told(), held)
+
+
+def test_the_map_is_made_where_it_is_asked_for_and_is_the_same(rng):
+    geometry, thickness = SCANS["cone beam"]
+    scan, like = noisy(clean(geometry), rng), Grid.centred((3, 31, 43), (1.1, 4.1, 3.3), (3.0, 2.1, -2.0))
+    strict = replace(HOST, xp=array_api_strict, up=array_api_strict.asarray)
+    here, there = (
+        deviation(scan, AUTO, "body", request(thickness), like, reconstruct=reconstruct, memory=memory)
+        for memory in (HOST, strict)
+    )
+    assert isinstance(there, type(array_api_strict.asarray(here)))
+    assert np.ptp(here) > 1.0
+    np.testing.assert_allclose(np.asarray(there), here, rtol=1e-6)
 
 
 def test_too_few_views_are_refused():

@@ -14,7 +14,7 @@ model of the noise is needed and no view is left out (docs/decisions/0081 tells 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numba as nb
 import numpy as np
@@ -38,6 +38,7 @@ from lampyris.model import (
     Volume,
     silent,
 )
+from lampyris.projector import HOST, Memory
 from lampyris.recon.analytic.rebinning import spots
 from lampyris.recon.field import lean_of
 
@@ -98,7 +99,8 @@ def deviation(
     image: Volume | None = None,
     progress: Progress = silent,
     shelf: Shelf | None = None,
-) -> Float32:
+    memory: Memory = HOST,
+) -> Any:
     """Standard deviation of the analytic image at every voxel of `like`, in the image's unit, never 0.
 
     The image is made again with measured noise added to the scan (`shaken`), on some 96² points of every slice (192²
@@ -106,7 +108,7 @@ def deviation(
     pooled over 1/32 of the field of view a side, as deep as it is wide, edges dropped, and interpolated. `method`,
     `kernel` and `grid` are those that made the image, `reconstruct` what made it; `image` is that image, where it is
     there: without it the points are made a second time. Points that were made while the scan arrived are taken from the
-    `shelf`.
+    `shelf`. The map is made in `memory`, and stays there.
 
     Raises InputError for fewer than 8 views to a focal spot, and what `reconstruct` raises.
     """
@@ -128,7 +130,7 @@ def deviation(
         known = known & image.valid[every]
     moved = (again.values - image.values[every]) / np.float32(SHAKE)
     variance, size = pooled(moved, known, _depth(points))
-    return np.maximum(_spread(np.sqrt(variance), size, points, like), np.float32(FLOOR[again.quantity]))
+    return _spread(np.maximum(np.sqrt(variance), FLOOR[again.quantity]), size, points, like, memory)
 
 
 def shaken(projections: Projections) -> Projections:
@@ -315,8 +317,8 @@ def deviation_of_replicates(image: Volume, replicates: Sequence[Volume], share: 
     depth = _depth(points)
     found = [pooled(each, known, depth) for each in moved]
     variance = np.mean([variance for variance, _ in found], axis=0)
-    spread = _spread(np.sqrt(variance), found[0][1], points, like)
-    return np.maximum(spread, np.float32(FLOOR[image.quantity]))
+    told = np.maximum(np.sqrt(variance), FLOOR[image.quantity])
+    return np.asarray(_spread(told, found[0][1], points, like, HOST), np.float32)
 
 
 def _thinned(grid: Grid) -> tuple[Grid, tuple[slice, slice, slice]]:
@@ -421,7 +423,7 @@ def _smooth(values: Float64) -> Float64:
     return values
 
 
-def _spread(blocks: Float64, size: tuple[int, int, int], points: Grid, like: Grid) -> Float32:
+def _spread(blocks: Float64, size: tuple[int, int, int], points: Grid, like: Grid, memory: Memory) -> Any:
     """Trilinear interpolation of blocks of points at the voxels of `like`; beyond the outermost, as there."""
     mixes = []
     for axis in range(3):
@@ -432,10 +434,11 @@ def _spread(blocks: Float64, size: tuple[int, int, int], points: Grid, like: Gri
         middles = (np.arange(number) + 0.5) * size[axis] - 0.5
         eye = np.eye(number)
         mixes.append(np.stack([np.interp(place, middles, eye[each]) for each in range(number)], 1).astype(np.float32))
-    along, down, across = mixes
-    values = np.empty(like.shape, np.float32)
-    plane = np.einsum("rb,kbc,dc->krd", down, blocks.astype(np.float32), across, optimize=True)
-    for i in range(like.shape[0]):
-        near = np.flatnonzero(along[i])
-        values[i] = np.tensordot(along[i, near], plane[near], 1)
+    xp, (along, down, across) = memory.xp, mixes
+    plane = memory.up(down) @ (memory.up(blocks.astype(np.float32)) @ memory.up(np.ascontiguousarray(across.T)))
+    values, shares = xp.empty(like.shape, dtype=xp.float32), memory.up(along)
+    for i, mix in enumerate(along):
+        near = np.flatnonzero(mix)  # one block, or two that are neighbours
+        some = slice(int(near[0]), int(near[-1]) + 1)
+        values[i, ...] = xp.tensordot(shares[i, some], plane[some, ...], axes=1)
     return values

@@ -78,7 +78,9 @@ def reconstruct(
         raise RecipeError("a denoiser works in HU, and the attenuation of water is not known here: leave it out")
     volume = _image(projections, plain, kernel, grid, chosen, lambda done: progress(0.8 * done), shelf=shelf)
     again = partial(reconstruct, engine=engine)
-    noise = deviation(projections, plain, kernel, grid, volume.grid, reconstruct=again, image=volume)
+    noise = deviation(
+        projections, plain, kernel, grid, volume.grid, reconstruct=again, image=volume, memory=chosen.memory
+    )
     progress(0.9)
     values = learned.denoise(volume.values, noise)
     if volume.valid is not None:
@@ -337,7 +339,8 @@ def _noise(scan: _Scan) -> iterative.Noise:
 
     def noise(request: GridRequest, like: Grid) -> Float32:
         again = partial(reconstruct, engine=scan.engine.name)
-        return deviation(scan.projections, Step("auto"), scan.kernel.name, request, like, reconstruct=again)
+        told = deviation(scan.projections, Step("auto"), scan.kernel.name, request, like, reconstruct=again)
+        return np.asarray(told, np.float32)
 
     return noise
 

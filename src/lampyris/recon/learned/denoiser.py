@@ -77,13 +77,14 @@ class Denoiser:
     def denoise(self, image_hu: Any, noise_hu: Any) -> Any:
         """The image (slices, rows, columns) with its noise, of standard deviation `noise_hu` (same shape), lowered.
 
-        Beyond the first and last slice, that slice stands for its neighbour. A noise of 0 leaves a voxel as it is. What
-        is made lies where the image does. Raises InputError for other types or shapes, NaN, or a negative noise, and
-        for an image on a card where the network runs on the processor.
+        Beyond the first and last slice, that slice stands for its neighbour. A noise of 0 leaves a voxel as it is. Both
+        may lie on the host or where the network runs; what is made lies where the image does. Raises InputError for
+        other types or shapes, NaN, or a negative noise, and for arrays on a card where the network runs on the
+        processor.
         """
         self._check(image_hu, noise_hu)
         slices, rows, columns = image_hu.shape
-        denoised = array_namespace(image_hu, noise_hu).empty_like(image_hu)
+        denoised = array_namespace(image_hu).empty_like(image_hu)
         for tile, window, inner in _windows(rows, columns, self.tile):
             image, noise = image_hu[:, *window], noise_hu[:, *window]
             work = partial(self._block, image, noise, denoised[:, *tile], inner)
