@@ -1,4 +1,5 @@
-"""The card → the two limits that every kernel works under: bytes a second through its memory, float32 operations."""
+"""The card → the limits that everything on it works under: bytes a second through its memory and over the link to the
+host, float32 operations a second."""
 
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ _CHAINS = 8
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """Copy bandwidth, bytes read and written a second; float32 operations a second (a multiply-add is two)."""
+    """Copy bandwidth, bytes read and written a second; float32 operations a second (a multiply-add is two); bytes a
+    second from pinned memory of the host to the card."""
 
     bytes_per_s: float
     flops_per_s: float
+    link_bytes_per_s: float
 
 
 def ceilings(*, count: int, steps: int) -> Ceilings:
@@ -27,7 +30,10 @@ def ceilings(*, count: int, steps: int) -> Ceilings:
     copy_s = seconds(lambda: _copy[blocks, 256](source, target))
     threads = min(count, 1 << 19)
     add_s = seconds(lambda: _multiply_add[-(-threads // 256), 256](source, target, threads, steps))
-    return Ceilings(8.0 * count / copy_s, 2.0 * _CHAINS * steps * threads / add_s)
+    pinned = cuda.pinned_array(count, np.float32)
+    pinned[:] = 1.0
+    up_s = seconds(lambda: target.copy_to_device(pinned))
+    return Ceilings(8.0 * count / copy_s, 2.0 * _CHAINS * steps * threads / add_s, 4.0 * count / up_s)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.gpu.figures import Figures
 from bench.link import loopback
 from bench.province import page
 from bench.province.costs import Price, prices
@@ -63,8 +64,10 @@ def main() -> None:
     parser.add_argument("--crowded-s", type=float, default=90.0, help="of too much work (default 90)")
     parser.add_argument("--repeats", type=int, default=400, help="of every request that is priced (default 400)")
     parser.add_argument("--megabytes", type=int, default=1500, help="of the scan whose ingest is measured")
+    parser.add_argument("--gpu", type=Path, metavar="FILE", help="figures of a card, of `python -m bench.gpu --write`")
     parser.add_argument("--write", action="store_true", help=f"keep the page as {PLACE}")
     chosen = parser.parse_args()
+    gpu = None if chosen.gpu is None else Figures.read(chosen.gpu)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     load = Load(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Load)})
     called = " ".join(["python -m bench.province", *sys.argv[1:]])
@@ -77,7 +80,7 @@ def main() -> None:
     lines += ["## Processes, sustained", "", *page.processes(phases[0]), ""]
     lines += ["## What a request costs", "", *page.priced(found), ""]
     lines += ["## Ingest", "", *loopback.table({"ours": ingest}, chosen.megabytes), ""]
-    lines += ["## A province on paper", "", *page.province(Assumed(), found, ingest, chosen.megabytes)]
+    lines += ["## A province on paper", "", *page.province(Assumed(), found, ingest, chosen.megabytes, gpu)]
     print("\n".join(lines))
     if chosen.write:
         PLACE.write_text("\n".join(lines) + "\n", "utf-8")

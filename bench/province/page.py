@@ -1,5 +1,6 @@
 """Phases, prices and the measured ingest → lines of markdown."""
 
+import math
 import os
 import platform
 import statistics
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bench.gpu.figures import Figures
 from bench.link.place import Brought
 from bench.province.costs import Price
 from bench.province.load import Load, Phase, Sample
@@ -123,8 +125,10 @@ def priced(prices: dict[str, Price]) -> list[str]:
     return rows
 
 
-def province(assumed: Assumed, prices: dict[str, Price], ingest: list[Brought], megabytes: int) -> list[str]:
-    """The paper model: what was measured times what is assumed."""
+def province(
+    assumed: Assumed, prices: dict[str, Price], ingest: list[Brought], megabytes: int, gpu: Figures | None
+) -> list[str]:
+    """The paper model: what was measured times what is assumed; of a card's figures where there are some."""
     interface = statistics.median(one.server_s for one in ingest) / megabytes * 1000
     database = statistics.median(one.database_s for one in ingest) / megabytes * 1000
     rows = [
@@ -156,9 +160,29 @@ def province(assumed: Assumed, prices: dict[str, Price], ingest: list[Brought], 
         f"- Raw data of {assumed.days} days: {day * assumed.sent_gb * assumed.days / 1e6:.2f} PB; series of as many"
         f" days: {day * assumed.series_gb * assumed.days / 1e6:.2f} PB.",
         f"- Reconstruction: {seconds:.1f} processor seconds for {slices} slices (recipes.md, `routine`, not planned)"
-        f" make {a_scan:.0f} for {assumed.images}: {rate * a_scan:.0f} processors at the peak. With GPUs that take t"
-        f" seconds a scan: {rate:.1f} · t of them; t was not measured here.",
+        f" make {a_scan:.0f} for {assumed.images}: {rate * a_scan:.0f} processors at the peak.",
+        *cards(assumed, gpu),
     ]
+    return rows
+
+
+def cards(assumed: Assumed, gpu: Figures | None) -> list[str]:
+    """How many such cards the peak takes, if every scan were the one that was timed; nothing where none was."""
+    if gpu is None:
+        return [
+            "- Cards: none was measured (`python -m bench.gpu --write FILE`, then `--gpu FILE` here), none is assumed."
+        ]
+    rows = [f"- Cards: {gpu.card}, {gpu.driver}, commit {gpu.commit}; if every scan were {gpu.scan}:"]
+    for one in gpu.recipes:
+        told = f"  - `{one.recipe}` takes {one.whole_s:.1f} s from the container to the volume; "
+        if one.per_hour is None:
+            rows.append(f"{told}how many an hour a card makes was not measured.")
+            continue
+        needed = assumed.per_s * 3600 / one.per_hour / assumed.busy
+        rows.append(
+            f"{told}a card makes {one.per_hour:.0f} an hour: {math.ceil(needed)} of them at the peak, each"
+            f" {100 * assumed.busy:.0f} % busy."
+        )
     return rows
 
 

@@ -41,17 +41,46 @@ def test_the_kernels_keep_the_whole_contract_in_the_simulator() -> None:
     assert "skipped" not in told
 
 
-def test_the_measuring_script_runs_to_its_end_in_the_simulator() -> None:
-    """So that it does on a card: its figures mean nothing here, but that the engine is right."""
+def measured(*arguments: str) -> str:
+    """What the measuring script prints in the simulator: its figures mean nothing, but that the engine is right."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.gpu", "--quick"],
+        [sys.executable, "-m", "bench.gpu", "--quick", *arguments],
         cwd=ROOT, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    off = [float(each) for each in re.findall(r"(\d\.\de[-+]\d\d)", done.stdout)]
+    return done.stdout
+
+
+def test_the_measuring_script_judges_and_times_the_pair_in_the_simulator() -> None:
+    told = measured("--only", "pairs")
+    off = [float(each) for each in re.findall(r"(\d\.\de[-+]\d\d)", told)]
     assert len(off) == 8
     assert max(off) < 1e-5
-    assert done.stdout.count(" × |") == 6
+    assert told.count(" × |") == 6
+
+
+@pytest.mark.slow
+def test_the_measuring_script_goes_from_a_container_to_images_in_the_simulator() -> None:
+    """So that it does on a card: a cone beam, with ASTRA or the reason why without, and recipes."""
+    told = measured("--only", "cone", "recipes")
+    assert len(re.findall(r"^\| .* \| ours \|", told, re.MULTILINE)) == 3
+    assert ("ASTRA is left out" in told) != (told.count("| ASTRA |") == 3)
+    rows = dict(re.findall(r"^\| (routine|swift|micro) \| (.*) \|$", told, re.MULTILINE))
+    assert set(rows) == {"routine", "swift", "micro"}
+    assert rows.pop("micro").startswith("left out")
+    for row in rows.values():
+        assert "more than" not in row
+        assert float(row.split(" | ")[-1]) > 0
+
+
+def test_figures_of_the_simulator_are_not_kept(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", "--quick", "--write", str(tmp_path / "figures.json")],
+        cwd=ROOT, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (69, "")
+    assert "would be taken for a card's" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_card_the_measuring_script_says_so_and_prints_no_figure() -> None:

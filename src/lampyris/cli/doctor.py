@@ -1,7 +1,7 @@
 """This machine → what its engines are, its card, versions, and how far each engine is from the one that judges it.
 
 The self-test is a scan small enough for a few seconds and lopsided enough for a mistake to show: line integrals, their
-transpose and a sum over views on each engine beside its judge, and a whole image of a cone beam.
+transpose and a sum over views on each engine beside its judge, and two whole images, of a cone beam and of a helix.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +29,9 @@ from lampyris.model import (
     Step,
 )
 from lampyris.projector import Projector, backproject
+from lampyris.projector.engine import Card
 from lampyris.recon import reconstruct
 from lampyris.recon.learned import denoiser
-
-if TYPE_CHECKING:
-    from lampyris.projector.cuda import Card
 
 PACKAGES = (
     "numpy", "numba", "scipy", "zarr", "pydicom", "onnxruntime", "onnxruntime-gpu", "numba-cuda", "cupy-cuda13x",
@@ -72,7 +70,7 @@ class Machine:
     """Everything that is known of this machine; `learned` has, by engine, why the learned prior cannot run there."""
 
     engines: tuple[projector.Availability, ...]
-    card: "Card | None"
+    card: Card | None
     learned: dict[str, str | None]
     packages: dict[str, str | None]
     checks: tuple[Check, ...]
@@ -169,10 +167,14 @@ def _small(tiny: bool) -> tuple[Geometry, Grid]:
 
 
 def _images(tiny: bool) -> list[Callable[[str], Float32]]:
-    """What makes the image of a water block in HU on an engine: of a cone beam."""
+    """What makes the image of a water block in HU on an engine: of a cone beam, and of a helix."""
     rows, columns, views, matrix = (4, 16, 12, 8) if tiny else (16, 200, 360, 128)
     gantry = Gantry(541.0, 949.0, rows, columns, (2.4, 540.0 / columns), True)
-    beams = (Geometry.circular(gantry, np.linspace(0.0, 360.0, views, endpoint=False)),)
+    feed = 0.8 * gantry.collimation_mm
+    beams = (
+        Geometry.circular(gantry, np.linspace(0.0, 360.0, views, endpoint=False)),
+        Geometry.helical(gantry, views=2 * views, views_per_turn=views, table_feed_mm=feed),
+    )
     return [_water(beam, matrix) for beam in beams]
 
 
