@@ -205,9 +205,12 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
 def _unable(card: str) -> LampyrisError | None:
     """Why nothing here computes on the card that was asked for; None where something does, and when none was."""
     from lampyris import projector
+    from lampyris.recon.learned.denoiser import Denoiser, digest_of, known
 
     try:
-        projector.load(engine_of(card))
+        engine = projector.load(engine_of(card))
+        for name in known() if card else ():
+            Denoiser.load(name, digest_of(name), engine=engine)
     except EngineUnavailable as error:
         return error
     return None
