@@ -1,13 +1,14 @@
 """Voxel-driven backprojection: points by hand, closed forms on a lopsided scan, brute force, laws, refusals."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numba as nb
 import numpy as np
 import pytest
 
 from lampyris.model import EngineUnavailable, FocalSpotShift, Gantry, Geometry, GeometryError, Grid, InputError
-from lampyris.projector import Backprojector, backproject, load
+from lampyris.projector import Backprojector, backproject, card, load
 
 SINGLE = 2e-6  # relative rounding of a few dozen float32 sums and of a position in 1/2²⁴ of a cell
 
@@ -108,6 +109,32 @@ def test_engines_weigh_distances_alike_and_take_views_in_pieces(
     for first, last in ((4, 11), (0, 4)):
         pieces.add(projections[first:last], first)
     np.testing.assert_allclose(pieces.image(), expected, rtol=0, atol=5 * SINGLE * np.abs(expected).max())
+
+
+class OnCard(np.ndarray):  # type: ignore[type-arg]
+    """What says of itself that it is on a card."""
+
+    __cuda_array_interface__: ClassVar[dict[str, int]] = {"version": 3}
+
+
+def test_cuda_arrays_are_summed_on_their_card_without_being_asked(rng: np.random.Generator) -> None:
+    """And nowhere else: without a card they are refused, as they are by an engine that is not theirs."""
+    projections = rng.standard_normal(flat_scan().shape, dtype=np.float32)
+    there = projections.view(OnCard)
+    try:
+        load("cuda")
+    except EngineUnavailable:
+        with pytest.raises(EngineUnavailable, match="engine 'cuda' cannot run"):
+            backproject(there, flat_scan(), lopsided_grid())
+        return
+    if not card().simulated:
+        pytest.skip("this array only says that it is on a card")
+    expected = backproject(projections, flat_scan(), lopsided_grid())
+    found = backproject(there, flat_scan(), lopsided_grid())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5 * SINGLE * np.abs(expected).max())
+    there[3] = np.nan
+    with pytest.raises(InputError, match="the image holds NaN or infinite values: so did the projections"):
+        backproject(there, flat_scan(), lopsided_grid())
 
 
 def test_an_engine_without_voxels_is_refused() -> None:

@@ -32,7 +32,7 @@ def test_the_kernels_keep_the_contract_in_the_simulator() -> None:
 def test_the_kernels_backproject_voxel_by_voxel_in_the_simulator() -> None:
     told = in_simulator("tests/projector/test_projector_backprojection.py", "-k", "cuda")
     assert "skipped" not in told
-    assert int(re.search(r"(\d+) passed", told)[1]) == 6  # type: ignore[index]
+    assert int(re.search(r"(\d+) passed", told)[1]) == 7  # type: ignore[index]
 
 
 @pytest.mark.slow

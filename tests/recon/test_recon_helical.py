@@ -1,5 +1,7 @@
 """Helical scans: HU, drift along y, places, ends and refusals; rebinning against rays computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,14 +15,18 @@ from lampyris.model import (
     Orbit,
     Projections,
     Step,
+    silent,
 )
 from lampyris.phantom.assembly import line_integrals
 from lampyris.phantom.shapes import Cylinder, Gaussian
 from lampyris.projector import load
+from lampyris.projector.cuda import memory as card_memory
+from lampyris.projector.engine import HOST, Card
 from lampyris.recon import reconstruct
 from lampyris.recon.analytic import filtering, helical
 from lampyris.recon.analytic.helical import row_weight
 from lampyris.recon.analytic.rebinning import fans, resampler, resampling, spots, theta_range
+from lampyris.recon.kernels import kernel
 
 WATER = 0.0193
 ROWS, ROW_MM = 8, 1.7 * 541 / 949
@@ -114,6 +120,31 @@ def test_a_long_helix_filtered_in_parts_is_the_whole(name, turns, monkeypatch):
     assert len(held) > 1
     assert max(held) <= helical.DATA_BYTES
     np.testing.assert_allclose(parts.values, whole.values, rtol=0, atol=0.01)
+
+
+def test_where_a_card_is_full_a_helix_is_filtered_in_smaller_parts(monkeypatch):
+    """The card holds a third of the directions; the first that is tried is the whole scan."""
+    monkeypatch.setattr(filtering, "CHUNK_BYTES", filtering.CHUNK_BYTES // 6)
+    projections, request = scan(LONG["pitch 0.9"]), GridRequest(32, 120.0, (20.0, -10.0), 1.0)
+    whole = reconstruct(projections, Step.of("wfbp"), "hann", request)
+    make, tried = helical.ConeParallelData, []
+
+    def full(part, weight, *, engine):
+        tried.append(part.views)
+        if part.views > 800:
+            raise MemoryError
+        return make(part, weight, engine=engine)
+
+    monkeypatch.setattr(helical, "ConeParallelData", full)
+    monkeypatch.setattr(card_memory, "SIMULATED", True)
+    monkeypatch.setattr(card_memory, "card", lambda: Card("small", (9, 0), 1 << 30, 1 << 20, True))
+    there = replace(HOST, refused=card_memory.refused, release=card_memory.release, in_parts=card_memory.in_parts)
+    engine, orbit = replace(load("cpu"), memory=there), Orbit.of(projections.geometry)
+    values, _ = helical.image(projections, orbit, kernel("hann"), request, silent, engine=engine)
+    assert max(tried) > 800 > min(tried)
+    seen = np.ones(values.shape, bool) if whole.valid is None else whole.valid
+    found = 1000.0 / WATER * values[seen] - 1000.0
+    np.testing.assert_allclose(found, whole.values[seen], rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["pitch 0.9, table out, gantry backwards", "spot flying in z and in plane"])

@@ -1,5 +1,6 @@
 """Kernels: their names, their theory and the filter that carries them."""
 
+import array_api_strict
 import numpy as np
 import pytest
 from scipy import fft
@@ -102,3 +103,14 @@ def test_padding_is_long_enough_and_quick():
     ramp = ramp_filter(384, 1.0, kernel("ramp"))
     assert ramp.length >= 2 * 384 - 1
     assert ramp.length == fft.next_fast_len(ramp.length, real=True)
+
+
+def test_the_strict_array_api_filters_alike(rng):
+    """What a card's arrays must offer and no more: 37 columns, continued, weighted, three rows at a time."""
+    p, cell = rng.standard_normal((7, 3, 37), dtype=np.float32), rng.random((3, 37), dtype=np.float32) + 0.5
+    ramp = ramp_filter(37, 0.7, kernel("hann"))
+    expected = filter_rows(p, ramp, weights=(cell,), continuation=9)
+    strict, weight = array_api_strict.asarray(p), array_api_strict.asarray(cell)
+    found = filter_rows(strict, ramp, weights=(weight,), continuation=9, chunk_bytes=3 * 3 * 4 * ramp.length)
+    assert isinstance(found, type(strict))
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=2e-6 * np.abs(expected).max())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -135,3 +136,20 @@ def test_a_card_that_does_not_hold_one_slice_refuses_with_the_slices(monkeypatch
     plan, small = plan_slices(GridRequest(slice_thickness_mm=3.0), 0.6, ALL), Full(2, monkeypatch)
     with pytest.raises(CardFullError, match=r"slices 0 to \d+ of \d+, 1 of \d+ at a time: the card is full"):
         average_slabs(plan, Field((0.0, 0.0), 10.0, 3), small.thin, silent, memory=small.memory)
+
+
+def test_the_strict_array_api_averages_alike(monkeypatch, rng):
+    """Slices that come in an array of another library are averaged there and come down once."""
+    plan = plan_slices(GridRequest(slice_thickness_mm=3.0, slice_increment_mm=2.0), 0.6, ALL)
+    thin = rng.random((plan.thin_slices, 3, 3), dtype=np.float32)
+    field, down = Field((0.0, 0.0), 10.0, 3), []
+
+    def to_host(array):
+        down.append(type(array))
+        return np.asarray(array)
+
+    expected = average_slabs(plan, field, lambda _grid, _progress: thin, silent)
+    there = replace(HOST, down=to_host)
+    found = average_slabs(plan, field, lambda _grid, _progress: array_api_strict.asarray(thin), silent, memory=there)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert down == [type(array_api_strict.asarray(thin))]

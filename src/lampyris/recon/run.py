@@ -27,7 +27,7 @@ from lampyris.model import (
 from lampyris.projector import Engine, load
 from lampyris.recon import kernels
 from lampyris.recon.analytic import fbp, fdk, helical
-from lampyris.recon.field import beyond, lean_of, measured_reach, turned
+from lampyris.recon.field import beyond, lean_of, measured_reach, scaled, turned
 from lampyris.recon.iterative import plug_and_play
 from lampyris.recon.iterative import run as iterative
 from lampyris.recon.iterative.solver import Checkpoint
@@ -179,18 +179,14 @@ def _image(
     orbit = None if upright.geometry.parallel else Orbit.of(upright.geometry)
     scan = _Scan(upright, orbit, kernels.kernel(kernel), pose.request(grid), engine, checkpoint, shelf)
     values, lattice = _METHODS[_choose(method, scan)](scan, method, progress)
-    unseen = np.isnan(values) | beyond(lattice, max(measured_reach(upright.geometry)))
-    water = projections.water_per_mm
-    if water is not None:
-        values *= np.float32(1000.0 / water)
-        values -= np.float32(1000.0)
-    values[unseen] = 0.0 if water is None else AIR_HU
+    outside, water = beyond(lattice, max(measured_reach(upright.geometry))), projections.water_per_mm
+    seen = scaled(values, outside, *((1.0, 0.0, 0.0) if water is None else (1000.0 / water, 1000.0, AIR_HU)))
     return Volume(
         values,
         pose.back(lattice),
         "1/mm" if water is None else "HU",
         FrameOfReferenceUID=projections.acquisition.FrameOfReferenceUID,
-        valid=~unseen if unseen.any() else None,
+        valid=None if seen.all() else seen,
     )
 
 

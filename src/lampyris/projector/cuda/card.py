@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numba import config, cuda
+from numba.cuda.core import config as advice
 
 from lampyris.model import EngineUnavailable
 from lampyris.projector.engine import Card
@@ -87,6 +88,8 @@ def to_kernels(*arrays: Any) -> tuple[Any, ...]:
     return arrays if SIMULATED else tuple(cuda.as_cuda_array(each, sync=False) for each in arrays)
 
 
+advice.CUDA_LOW_OCCUPANCY_WARNINGS = 0
+"""Numba's word to those who write kernels; a small image fills no card, and whoever asked for one is not warned."""
 SIMULATED = bool(config.ENABLE_CUDASIM)
 """Numba runs kernels in Python here, for tests (NUMBA_ENABLE_CUDASIM)."""
 _SIMULATED_BYTES = 1 << 30

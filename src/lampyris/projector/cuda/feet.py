@@ -20,6 +20,8 @@ EDGE = 4
 """Fields of the ray to an edge of a detector column, in voxels: the grid's column at row 0 and columns a row, the
 grid's row at column 0 and rows a column."""
 WARP = 32
+LAYERS = 65535
+"""Blocks that CUDA takes along z."""
 _STEEP = 1e9
 """Stands for the columns a row of a ray that runs along the rows: no walk takes it."""
 

@@ -16,7 +16,7 @@ from lampyris.model import Float32, Float64, Grid, InputError, Progress
 from lampyris.projector import simd
 from lampyris.projector.backprojection.helical import ConeParallelScan, beam_of, rays_of
 from lampyris.projector.cuda.card import room, to_kernels, up, xp
-from lampyris.projector.cuda.feet import launch
+from lampyris.projector.cuda.feet import LAYERS, launch
 
 PARTS = 3
 """Fields of an aim beside the column left of it (−1: beside the detector): share of the column to the right, row of
@@ -56,7 +56,8 @@ class ConeParallelViews:
         windows, first_of = up(_windows(scan, grid)), beam.lowest_view
         image, seen = xp().zeros(grid.shape, dtype=np.float32), xp().zeros(grid.shape, dtype=np.uint16)
         each = 2 * scan.shape[0]
-        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * each * high * wide))
+        held = min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * high * wide)
+        most = max(1, min(held, LAYERS) // each)
         fixed = to_kernels(wholes, parts, windows, self._values.reshape(-1), self._weight, image, seen)
         for first in range(0, scan.half_turn, most):
             count = min(most, scan.half_turn - first)

@@ -13,7 +13,17 @@ import numpy as np
 from numba import cuda, float32, int32
 
 from lampyris.projector.cuda.card import SIMULATED, down, to_kernels, up, xp
-from lampyris.projector.cuda.feet import EDGE, PARTS, WHOLES, find_edges, find_feet, launch, records, weigh_cells
+from lampyris.projector.cuda.feet import (
+    EDGE,
+    LAYERS,
+    PARTS,
+    WHOLES,
+    find_edges,
+    find_feet,
+    launch,
+    records,
+    weigh_cells,
+)
 from lampyris.projector.plan import Plan
 
 ROWS, SLICES = 8, 8
@@ -85,7 +95,7 @@ def _batches(space: Any, plan: Plan) -> Iterator[_Batch]:
     """The views in turn, as many at a time as their footprints may take memory."""
     _, high, wide = plan.shape
     numbers = records(plan)
-    most = max(1, BATCH_BYTES // (4 * (WHOLES + PARTS) * high * wide))
+    most = max(1, min(LAYERS, BATCH_BYTES // (4 * (WHOLES + PARTS) * high * wide)))
     for first in range(0, len(numbers), most):
         part = slice(first, min(first + most, len(numbers)))
         views = part.stop - part.start

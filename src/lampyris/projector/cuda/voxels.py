@@ -15,7 +15,7 @@ from numba import cuda, float32, int32, uint32
 from lampyris.model import Float64
 from lampyris.projector import ray
 from lampyris.projector.cuda.card import room, to_kernels, up, xp
-from lampyris.projector.cuda.feet import launch, records, view_of
+from lampyris.projector.cuda.feet import LAYERS, launch, records, view_of
 from lampyris.projector.plan import Plan
 
 PARTS = 4
@@ -43,7 +43,7 @@ class VoxelSum:
         """
         plan = self._plan
         slices, high, wide = plan.shape
-        most = max(1, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * high * wide))
+        most = max(1, min(LAYERS, min(BATCH_BYTES, room(SHARE)) // (4 * (1 + PARTS) * high * wide)))
         for start in range(0, len(projections), most):
             stop = min(start + most, len(projections))
             views, which = stop - start, slice(first + start, first + stop)

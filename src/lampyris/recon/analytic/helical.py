@@ -51,6 +51,8 @@ DATA_BYTES = 3 * 2**29
 600 mm, 64 rows and pitch 1 about half as much again of a tenth of the work."""
 CARD_DATA, CARD_BATCH, MOST_BATCH_BYTES = 0.35, 1 / 64, 4 * BATCH_BYTES
 """Of a card's free memory for the data and for a batch; no batch is larger than pinned memory is quickly had."""
+MOST_DIRECTIONS = 1 << 15
+"""Of a batch, whatever their size: what a kernel takes in one of its three directions."""
 FILTERED = 0.15
 """Share of a slab's work, as progress tells it, that is done when backprojection begins."""
 THICKEST_SLAB = 128
@@ -257,7 +259,8 @@ class _Maker:
         """Rebin and filter every fan in these groups, where that was not done."""
         scan, memory = self._lattice.scan, self._engine.memory
         held = min(memory.room(CARD_BATCH, BATCH_BYTES), MOST_BATCH_BYTES)
-        batch = max(1, held // (4 * scan.rows * scan.shape[3] * self._lattice.group))
+        most = min(held // (4 * scan.rows * scan.shape[3]), MOST_DIRECTIONS)
+        batch = max(1, most // self._lattice.group)
         begin = int(self._borders[part.low])
         runs = list(_runs([group for group in range(*span) if group not in part.made], batch))
         parts = [slice(int(self._borders[run[0]]), int(self._borders[run[-1] + 1])) for run in runs]
