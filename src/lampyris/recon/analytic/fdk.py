@@ -22,8 +22,9 @@ from lampyris.recon.slices import Coverage, average_slabs, plan_slices
 
 BATCH_BYTES = 64 * 2**20
 """Projections filtered at a time, on their way into the image."""
-CARD_BATCH = 1 / 32
-"""Of a card's free memory for the same: with what FFT and padding take beside it, a quarter."""
+CARD_BATCH, MOST_BATCH_BYTES = 1 / 32, 4 * BATCH_BYTES
+"""Of a card's free memory for the same: with what FFT and padding take beside it, a quarter. No batch is larger than
+pinned memory is quickly had for."""
 REST_MM = 0.02
 """Table or focal spot moving by less than this is at rest."""
 TRUNCATED_VIEWS = 0.02
@@ -137,7 +138,7 @@ def filter_and_backproject(
         sum_of_views = PlanarBackprojector(taller, grid, weighting="fdk")
     else:
         sum_of_views = Backprojector(taller, grid, weighting="fdk", engine=engine.name)
-    held = memory.room(CARD_BATCH, BATCH_BYTES)
+    held = min(memory.room(CARD_BATCH, BATCH_BYTES), MOST_BATCH_BYTES)
     batch = max(1, held // (4 * max(geometry.rows, integrals.shape[1]) * geometry.columns))
     cosine, share = memory.up(filtering.cosine), memory.up(filtering.share)
     mix = None if filtering.mix is None else memory.up(filtering.mix)

@@ -50,7 +50,7 @@ DATA_BYTES = 3 * 2**29
 """Filtered views held at once. A longer helix is filtered in parts, the turns between two of them twice: of a chest of
 600 mm, 64 rows and pitch 1 about half as much again of a tenth of the work."""
 CARD_DATA, CARD_BATCH, MOST_BATCH_BYTES = 0.35, 1 / 64, 4 * BATCH_BYTES
-"""Of a card's free memory for the data and for a batch; no batch is larger than pinned memory is quickly had."""
+"""Of a card's free memory for the data and for a batch; no batch is larger than pinned memory is quickly had for."""
 MOST_DIRECTIONS = 1 << 15
 """Of a batch, whatever their size: what a kernel takes in one of its three directions."""
 FILTERED = 0.15
