@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numba
 import numpy as np
@@ -115,6 +116,28 @@ def test_views_of_other_layouts_are_taken_as_they_are(operator: Projector, rng: 
 def test_cuda_is_never_replaced_by_something_else() -> None:
     with pytest.raises(EngineUnavailable, match="'cuda' cannot run"):
         Projector(GEOMETRY, GRID, engine="cuda")
+
+
+class Elsewhere:
+    """An array of ones on a card, as far as the operator looks at it before an engine does."""
+
+    __cuda_array_interface__: ClassVar[dict[str, object]] = {}
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def sum(self) -> float:
+        return float(np.prod(self.shape))
+
+
+@pytest.mark.parametrize(("shape", "direction"), [(GRID.shape, "forward"), (GEOMETRY.shape, "adjoint")])
+def test_an_array_on_a_card_is_worked_on_there_or_refused(shape: tuple[int, ...], direction: str) -> None:
+    """Never fetched unasked: another engine by name refuses it, and without a name the card's is asked: not here."""
+    with pytest.raises(InputError, match=r"lie on a card, and the engine asked for is 'cpu': 'cuda' takes them there"):
+        getattr(Projector(GEOMETRY, GRID, "cpu"), direction)(Elsewhere(shape))
+    with pytest.raises(EngineUnavailable, match="'cuda' cannot run"):
+        getattr(Projector(GEOMETRY, GRID), direction)(Elsewhere(shape))
 
 
 OLDER = """

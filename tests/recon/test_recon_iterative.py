@@ -318,6 +318,13 @@ def test_a_run_goes_on_in_the_slabs_that_it_was_stopped_in(rng):
     np.testing.assert_array_equal(resumed, run.solve(whole.halved(0), prior_of, whole.start, settings))
 
 
+def test_a_checkpoint_that_does_not_say_where_slabs_end_is_refused():
+    memory = Memory()
+    memory.save({"key": np.frombuffer(b"scan", np.uint8), "lattice": np.zeros((2, 3, 4)), "slab": np.array(1)})
+    with pytest.raises(InputError, match="lacks cuts: written by another version"):
+        run.Keeper(memory, "scan").load()
+
+
 def test_what_no_halving_helps_is_refused_with_the_card_s_words(rng):
     projections = scan(AXIAL, quanta=3e5, rng=rng)
     domain = domain_of(projections)

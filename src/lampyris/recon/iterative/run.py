@@ -129,6 +129,8 @@ class Keeper:
                 f"the checkpoint is of {found[:12] or 'nothing known'}, this scan and recipe are {self.key[:12]}:"
                 " another scan's or recipe's; remove it to start anew"
             )
+        if missing := {"lattice", "cuts", "slab"} - set(kept):
+            raise InputError(f"the checkpoint lacks {', '.join(sorted(missing))}: written by another version?")
         return kept
 
     def save(self, lattice: Float32, domain: Domain, slab: int, state: State | None) -> None:
