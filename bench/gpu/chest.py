@@ -14,7 +14,7 @@ import numpy as np
 from bench.gpu.ceilings import Ceilings
 from bench.gpu.memory import watched
 from lampyris import path, raw, recipes, simulate
-from lampyris.model import Geometry, Recipe, Step, Volume
+from lampyris.model import Geometry, Projections, Recipe, Step, Volume
 from lampyris.phantom import water_cylinder
 
 SEED = 20261122
@@ -115,9 +115,16 @@ def done(place: Path, chosen: Recipe, engine: str) -> Done:
     return Done(made.the(Volume), seconds, memory.most)
 
 
-def off_hu(place: Path, chosen: Recipe) -> tuple[float, float]:
+def corrected(place: Path, chosen: Recipe) -> Projections:
+    """The scan in a container after the recipe's corrections, which all recipes for the body share."""
+    return path.travel((raw.read(place), chosen), Projections).the(Projections)
+
+
+def off_hu(projections: Projections, chosen: Recipe) -> tuple[float, float]:
     """Largest difference of the card's image to the CPU engine's, and its root mean square, HU."""
-    ours, theirs = (done(place, chosen, engine).volume.values for engine in ("cuda", "cpu"))
+    ours, theirs = (
+        path.travel((projections, chosen), Volume, engine=engine).the(Volume).values for engine in ("cuda", "cpu")
+    )
     difference = ours.astype(np.float64) - theirs
     return float(np.abs(difference).max()), float(np.sqrt((difference**2).mean()))
 

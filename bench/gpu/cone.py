@@ -74,9 +74,9 @@ class Row:
 
 def rows(cone: Cone, limits: Ceilings) -> list[Row | str]:
     """Ours, then ASTRA's; a string says why there is none."""
-    image, memory = _blob(cone), load("cuda").memory
+    image = _blob(cone)
     ours = _ours(cone, image)
-    made = {what: np.asarray(memory.down(work())) for what, work in ours.items()}
+    made = {what: _on_host(work()) for what, work in ours.items()}
     found: list[Row | str] = [_row(cone, limits, what, "ours", work) for what, work in ours.items()]
     theirs = _astra(cone, image, made["forward, on the card"])
     if isinstance(theirs, str):
@@ -92,9 +92,13 @@ def _row(
     took, floor = seconds(work), cone.floor_s(limits, over_the_link="whole" in what)
     off = None
     if expected is not None and "backprojection" not in what:
-        got, seen = np.asarray(load("cuda").memory.down(work())), expected != 0
+        got, seen = _on_host(work()), expected != 0
         off = float(np.sqrt(((got - expected)[seen] ** 2).mean() / (expected[seen] ** 2).mean()))
     return Row(what, whose, took, took / floor, off)
+
+
+def _on_host(made: Any) -> Float32:
+    return np.asarray(made if isinstance(made, np.ndarray) else load("cuda").memory.down(made), np.float32)
 
 
 def _ours(cone: Cone, image: Float32) -> dict[str, Callable[[], Any]]:
@@ -149,10 +153,10 @@ def _astra(cone: Cone, image: Float32, cells: Float32) -> dict[str, Callable[[],
         settings |= {"ProjectionDataId": given, "ReconstructionDataId": made}
         algorithm = astra.algorithm.create(settings)
         astra.algorithm.run(algorithm)
-        image = astra.data3d.get(made)
+        image = np.asarray(astra.data3d.get(made))
         astra.algorithm.delete(algorithm)
         astra.data3d.delete([given, made])
-        return memory.up(image)
+        return image
 
     return {"forward, on the card": forward, "backprojection, on the card": back, "FDK, whole": fdk}
 

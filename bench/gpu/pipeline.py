@@ -16,8 +16,11 @@ from lampyris.model import Recipe
 PROCESSES = 2
 
 
-def per_hour(place: Path, warm: Recipe, chosen: Recipe, *, scans: int) -> float:
-    """`scans` of each process after one that compiles, from the moment that all have done this to the last's end."""
+def per_hour(place: Path, warm: Recipe, chosen: Recipe, *, scans: int) -> float | str:
+    """`scans` of each process after one that compiles, from the moment that all have done this to the last's end.
+
+    A string says why there is no rate: a card that holds one scan at a time may not hold two.
+    """
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(PROCESSES + 1)
     arguments = (place, warm.to_json(), chosen.to_json(), scans, ready)
@@ -32,7 +35,7 @@ def per_hour(place: Path, warm: Recipe, chosen: Recipe, *, scans: int) -> float:
     took = time.perf_counter() - began
     failed = [one.exitcode for one in crew if one.exitcode]
     if failed:
-        raise RuntimeError(f"{len(failed)} of {PROCESSES} processes on the card ended with {failed}")
+        return f"not to be had: {len(failed)} of {PROCESSES} processes on the card ended with {failed}"
     return 3600 * PROCESSES * scans / took
 
 
