@@ -19,6 +19,7 @@ from lampyris.ahead import no_slices
 from lampyris.centre import Settings
 from lampyris.centre.jobs import __main__ as jobs
 from lampyris.centre.jobs import card
+from lampyris.centre.jobs import hand as hand_module
 from lampyris.centre.jobs.card import Card
 from lampyris.centre.jobs.hand import Hand
 from lampyris.centre.jobs.queue import Work
@@ -142,6 +143,48 @@ def committed(settings: Settings) -> tuple[Store, Manifest, Work]:
     tiny = dataclasses.replace(routine, grid=grid, passport=Step("none"))
     library = Library({"routine": tiny.to_json()})
     return store, manifest, Work(1, "site", manifest.scan, "", datetime(2026, 11, 21, tzinfo=UTC), 1, library)
+
+
+class CardError(Exception):
+    """As the libraries of cards raise them."""
+
+
+CardError.__module__ = "cupy_backends.cuda.api.runtime"
+
+
+def broken_once(orders, leash, settings_json, card) -> None:
+    """The process of a worker whose card fails at the first scan after it was started, as an illegal address does."""
+    import lampyris.centre.jobs.reconstruct as stations
+
+    def fails(*_arguments, watch, **_more):
+        watch("reconstruct", 0.5)
+        raise CardError("cudaErrorIllegalAddress: an illegal memory access was encountered")
+
+    stations.reconstruct = fails
+    hand_module._carry_out(orders, leash, settings_json, card)
+
+
+class BrokenHand(Hand):
+    def _target(self):
+        return broken_once
+
+
+def test_a_card_that_fails_is_the_machine_s_fault_and_the_next_scan_gets_a_fresh_process(tmp_path, monkeypatch):
+    """A context that broke stays broken for its process: every later scan would fail for it."""
+    monkeypatch.setenv("NUMBA_ENABLE_CUDASIM", "1")
+    settings = Settings(tmp_path)
+    _, manifest, work = committed(settings)
+    hand = BrokenHand(settings, Card(0, "a card", "GPU-00000000-0000-0000-0000-000000000000"))
+    processes = []
+    try:
+        for _ in range(2):
+            with pytest.raises(MachineError, match=r"the card failed at station reconstruct .*illegal memory access"):
+                hand.make(work, manifest, tmp_path, lambda _station, _done: None)
+            assert hand.pid is None
+            processes.append(hand._process.pid)
+    finally:
+        hand.close()
+    assert len(set(processes)) == 2
 
 
 def test_the_metrics_tell_what_computed_a_series():

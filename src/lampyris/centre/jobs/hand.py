@@ -27,13 +27,15 @@ from lampyris.centre.observe.logs import to_stderr, where
 from lampyris.centre.recipes.choice import Library
 from lampyris.centre.settings import Settings
 from lampyris.centre.store import Store
-from lampyris.model import EngineUnavailable, LampyrisError, MachineError, ProgramError, StorageError
+from lampyris.model import EngineUnavailable, InputError, LampyrisError, MachineError, ProgramError, StorageError
 from lampyris.transfer import Manifest, ReturnedFile
 
 Made: TypeAlias = tuple[list[ReturnedFile], str]
 """Files in the store, and the gate's verdict."""
 Watch: TypeAlias = Callable[[str, float], None]
 """Called with a station's name and the fraction of it that is done, as in `lampyris.path`, which is not needed here."""
+_OF_CARDS = re.compile(r"(numba\.cuda|cupy|cupy_backends|cupyx|cuda)(\.|$)")
+"""Modules whose errors tell of the driver, a launch or memory of a card."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_IN_WORDS = re.compile(rf"os error (?:{errno.ENOSPC}|{errno.EDQUOT})\b")
 
@@ -81,6 +83,8 @@ class Hand:
                 elif kind == "made":
                     return told[0], told[1]
                 else:
+                    if kind == "ended":
+                        self._ended()  # or the next order would meet it on its way out
                     raise told[0]
         except (EOFError, OSError) as error:
             if isinstance(error, OSError) and not isinstance(error, (BrokenPipeError, ConnectionResetError)):
@@ -157,6 +161,10 @@ def blamed(error: BaseException, station: str) -> LampyrisError:
     if isinstance(error, MemoryError):
         return MachineError("the worker has not enough memory for this scan")
     kind = type(error).__name__
+    if _OF_CARDS.match(type(error).__module__):
+        told = " ".join(str(error).split())[:200]
+        structlog.get_logger().error("card failed", kind=kind, station=station, where=where(error), told=told)
+        return MachineError(f"the card failed at station {station or 'fetch'} ({kind}): {told}")
     structlog.get_logger().error("program error", kind=kind, station=station, where=where(error))
     return ProgramError(f"{kind} at station {station or 'fetch'}")
 
@@ -171,7 +179,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: str) -> None:
-    """The process: order after order, until the worker is gone."""
+    """The process: order after order, until the worker is gone, or until something failed on its card."""
     obey(leash, card)
     from lampyris.centre.jobs.reconstruct import reconstruct
 
@@ -198,8 +206,12 @@ def _carry_out(orders: Connection, leash: Connection, settings_json: str, card: 
             )  # fmt: skip
             answer = ("made", files, verdict)
         except Exception as error:  # the worker decides what becomes of the scan
-            answer = ("failed", blamed(error, station))
+            blame = blamed(error, station)
+            ends = card and not isinstance(blame, InputError)
+            answer = ("ended" if ends else "failed", blame)
         orders.send(answer)
+        if answer[0] == "ended":
+            return  # what a failure leaves on a card, a broken context or memory, ends with the process that had it
 
 
 def _unable(card: str) -> LampyrisError | None:
