@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda, float32, int32
+from numba import cuda, float32, int32, uint32
 
 from lampyris.projector.cuda.card import SIMULATED, down, to_kernels, up, xp
 from lampyris.projector.cuda.feet import (
@@ -167,27 +167,31 @@ def gather_cells(wholes, parts, edges, image, cells):  # type: ignore[no-untyped
             r, c = (line, place) if by_rows else (place, line)
             weight = _share(parts, v, r, c, column - wholes[v, 0, r, c])
             if weight > _ZERO:
-                _add_rows(wholes, parts, image, v, r, c, chunk * ROWS, weight * parts[v, 6, r, c], sums)
+                row = int32(chunk * ROWS - wholes[v, 1, r, c])
+                _add_rows(image[:, r, c], parts[v, 4, r, c], parts[v, 5, r, c], row, weight * parts[v, 6, r, c], sums)
     for i in range(ROWS):
         if chunk * ROWS + i < cells.shape[1]:
             cells[v, chunk * ROWS + i, column] = sums[i]
 
 
 @cuda.jit(device=True)
-def _add_rows(wholes, parts, image, v, r, c, row, weight, sums):  # type: ignore[no-untyped-def]
-    """Add the slices of one voxel column to `ROWS` detector rows from `row` on, each by how much it covers of a row."""
-    top, step = parts[v, 4, r, c], parts[v, 5, r, c]
+def _add_rows(line, top, step, row, weight, sums):  # type: ignore[no-untyped-def]
+    """Add the slices of one voxel column to `ROWS` detector rows from `row` on, each by how much it covers of a row.
+
+    Indexed with 32 bits that are never negative: checked and multiplied with 64, an index costs more than the sum.
+    """
+    slices, each = int32(line.shape[0]), _ONE / step
     for i in range(ROWS):
-        under = float32(row + i - wholes[v, 1, r, c])
-        k = max(int32(math.floor((under - top) / step)), 0)
-        while k < image.shape[0]:
+        under = float32(row + i)
+        k = int32(max(int32(math.floor((under - top) * each - _SLACK)), 0))
+        while k < slices:
             lower = top + float32(k) * step
             if lower >= under + _ONE:
                 break
             covered = min(lower + step, under + _ONE) - max(lower, under)
             if covered > _ZERO:
-                sums[i] += weight * covered * image[k, r, c]
-            k += 1
+                sums[i] += weight * covered * line[uint32(k)]
+            k = int32(k + 1)
 
 
 @cuda.jit
@@ -207,24 +211,25 @@ def gather_voxels(wholes, parts, cells, image):  # type: ignore[no-untyped-def]
         for column in range(max(first, 0), min(first + int32(math.ceil(corner)), cells.shape[2])):
             weight = _share(parts, v, r, c, column - first) * parts[v, 6, r, c]
             if weight > _ZERO:
-                _add_slices(wholes, parts, cells, v, r, c, column, chunk * SLICES, weight, sums)
+                top, step = parts[v, 4, r, c], parts[v, 5, r, c]
+                _add_slices(cells[v, :, column], top, step, wholes[v, 1, r, c], chunk * SLICES, weight, sums)
     for i in range(SLICES):
         if chunk * SLICES + i < image.shape[0]:
             image[chunk * SLICES + i, r, c] += sums[i]
 
 
 @cuda.jit(device=True)
-def _add_slices(wholes, parts, cells, v, r, c, column, k, weight, sums):  # type: ignore[no-untyped-def]
-    """Add one detector column to `SLICES` slices from `k` on, each by how much it covers of a row."""
-    top, step, base = parts[v, 4, r, c], parts[v, 5, r, c], wholes[v, 1, r, c]
+def _add_slices(line, top, step, base, k, weight, sums):  # type: ignore[no-untyped-def]
+    """Add one detector column to `SLICES` slices from `k` on, each by how much it covers of a row; as `_add_rows`."""
+    rows = int32(line.shape[0])
     for i in range(SLICES):
         lower = top + float32(k + i) * step
-        row = max(int32(math.floor(lower)) + base, 0)
-        while row < cells.shape[1]:
-            under = float32(row - base)
+        row = int32(max(int32(math.floor(lower)) + base, 0))
+        while row < rows:
+            under = float32(int32(row - base))
             if under >= lower + step:
                 break
             covered = min(lower + step, under + _ONE) - max(lower, under)
             if covered > _ZERO:
-                sums[i] += weight * covered * cells[v, row, column]
-            row += 1
+                sums[i] += weight * covered * line[uint32(row)]
+            row = int32(row + 1)
