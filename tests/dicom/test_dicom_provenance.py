@@ -155,6 +155,20 @@ def test_a_written_image_tells_method_iterations_prior_network_recipe_and_dose(
     assert image.SeriesDescription.endswith("10% dose")
 
 
+def test_images_of_two_engines_say_so_and_bear_different_uids(recipe, gantry_volume, patient, tmp_path, now):
+    """Their pixels differ in the last digits, and one SOP Instance UID may not stand for two images."""
+    volume, uids = gantry_volume.place("HFS", (-3.0, 11.0, 250.0)), {}
+    for engine in (None, "cpu", "cuda on a card", "cuda on another"):
+        told = Provenance("ab" * 32, recipe=recipe, engine=engine)
+        file = write_series(volume, tmp_path / str(engine), study=patient, provenance=told, now=now)[0]
+        image = pydicom.dcmread(file)
+        described = image.ContributingEquipmentSequence[0].ContributionDescription
+        assert (f"by engine {engine}" in described) == (engine is not None)
+        uids[engine] = (image.SeriesInstanceUID, image.SOPInstanceUID)
+    assert uids[None] == uids["cpu"]
+    assert len({each for pair in uids.values() for each in pair}) == 6
+
+
 def test_the_first_ten_reasons_are_told_and_the_rest_counted(gantry_volume):
     text = Provenance("s", verdict="stop", reasons=tuple(f"reason {n}" for n in range(13))).comments(gantry_volume)
     assert "reason 9; and 3 more." in text

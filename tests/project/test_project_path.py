@@ -1,6 +1,7 @@
 """The table of stations: nothing waits for what nobody gives, and routes are found or refused."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,3 +72,13 @@ def test_a_passport_that_a_method_cannot_have_is_refused_before_any_work(method,
         RecipeError, match=f"passport .*{wanted.name}.* for method '{method}': expected none, half_scan"
     ):
         path.run_passport(None, None, recipe, silent)
+
+
+def test_slices_that_the_processor_made_early_are_not_put_into_a_card_s_image(monkeypatch):
+    """An image is one engine's from the first slice to the last."""
+    shelf, asked = SimpleNamespace(), []
+    scan = SimpleNamespace(history=(), geometry=SimpleNamespace(shape=(9, 2, 3)))
+    monkeypatch.setattr(path.recon, "reconstruct", lambda *_, engine, shelf, **__: asked.append((engine, shelf)))
+    for engine in ("cpu", "cuda"):
+        path.run_reconstruct(scan, path.recipe("routine"), silent, None, shelf, engine)
+    assert [(engine, given is None) for engine, given in asked] == [("cpu", False), ("cuda", True)]
