@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lampyris.model import (
+    CardFullError,
     EngineUnavailable,
     FocalSpotShift,
     Gantry,
@@ -20,7 +21,7 @@ from lampyris.phantom.shapes import Cylinder
 from lampyris.projector import load
 from lampyris.projector.backprojection import ConeParallelData, ConeParallelScan
 from lampyris.recon import reconstruct
-from lampyris.recon.analytic import filtering, helical
+from lampyris.recon.analytic import fdk, filtering, helical
 
 WATER = 0.0193
 BODY = (
@@ -121,6 +122,16 @@ def test_a_helix_that_the_card_does_not_hold_is_the_same(monkeypatch: pytest.Mon
     found = reconstruct(projections, Step("wfbp"), "hann", request, engine="cuda")
     assert len(made) > 1
     np.testing.assert_allclose(found.values, expected.values, rtol=0, atol=SAME_HU)
+
+
+def test_parallel_rays_that_the_card_does_not_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(fdk, "filter_and_backproject", full)
+    request = GridRequest(9, 90.0, (5.0, -4.0), 4.0)
+    with pytest.raises(CardFullError, match=r"3 slices of parallel rays, 9 × 9: the card is full, \d+ MiB of"):
+        reconstruct(scan(SCANS["fbp of parallel rays"]), Step("fbp"), "hann", request, engine="cuda")
 
 
 def test_the_reference_makes_no_images() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(("name", "least"), [("test_recon_cuda.py", 12), ("test_recon_cuda_iterations.py", 5)])
+@pytest.mark.parametrize(("name", "least"), [("test_recon_cuda.py", 13), ("test_recon_cuda_iterations.py", 5)])
 def test_whole_reconstructions_run_in_the_simulator(name: str, least: int) -> None:
     """One process for many: the simulator has a Python thread for each of the card's."""
     done = subprocess.run(

@@ -26,7 +26,8 @@ def parallel_image(
 ) -> tuple[Float32, Grid]:
     """Slices (1/mm) and their grid, from parallel rays over at least half a turn.
 
-    Raises GeometryError when rays run askew to the rotation axis, the rotation is not about y or angles are missing.
+    Raises CardFullError where a card does not hold them at once, GeometryError when rays run askew to the rotation
+    axis, the rotation is not about y or angles are missing.
     """
     theta = _angles(projections.geometry)
     seen, reach = shadow(projections), measured_reach(projections.geometry)
@@ -48,9 +49,11 @@ def parallel_image(
         _rows_to_slices(heights, geometry.v[0, 1] > 0, plan),
     )
     stack = _stack(geometry, heights, plan)
-    values = fdk.filter_and_backproject(projections.integrals, stack, grid, filtering, engine)
+    with engine.memory.refused(f"{plan.slices} slices of parallel rays, {field.matrix} × {field.matrix}"):
+        values = fdk.filter_and_backproject(projections.integrals, stack, grid, filtering, engine)
+        image = engine.memory.down(values)
     progress(1.0)
-    return engine.memory.down(values), grid
+    return image, grid
 
 
 def _rows_to_slices(heights: Float64, upright: bool, plan: SlicePlan) -> Float32 | None:

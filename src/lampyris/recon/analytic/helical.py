@@ -134,7 +134,8 @@ def ahead(
     for one, count in due:
         name = maker.name(request, one.start, one.stop)
         if not shelf.holds(name, count):
-            made = engine.memory.down(averaged(plan, field, (one.start, one.stop), maker.thin, silent))
+            with engine.memory.refused(f"slices {one.start} to {one.stop - 1}"):
+                made = engine.memory.down(averaged(plan, field, (one.start, one.stop), maker.thin, silent))
             shelf.keep(name, count, {"values": made})
             yield one.start, one.stop
 
