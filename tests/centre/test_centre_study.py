@@ -15,6 +15,7 @@ from lampyris.centre.archive.entry import read_entry
 from lampyris.centre.jobs.reconstruct import keep
 from lampyris.centre.jobs.worker import work
 from lampyris.centre.store import Store, dicom_prefix, remade_prefix, series_prefix
+from lampyris.centre.study import story
 from lampyris.dicom import MAPS, Provenance, write_map, write_series
 from lampyris.dicom.ids import uid
 from lampyris.model import Acquisition, Grid, Study, Volume
@@ -30,7 +31,8 @@ TOLD = """{"figures": [{"name": "noise", "value": %s, "unit": "HU", "origin": "c
  "detectability": 0.75, "met": false}],
  "provenance": {"scan": "5ca1", "software": "0.1.0", "recipe": {"name": "swift", "version": "1"},
  "recipe_digest": "abcd", "method": {"name": "auto"}, "corrections": [{"name": "log", "settings": {"keep": false}}],
- "derivation": "Reconstructed from the raw measurement.", "views": 720},
+ "derivation": "Reconstructed from the raw measurement.", "views": 720,
+ "engine": "cuda on H200", "of a later version": 1},
  "acquisition": {"dose_fraction": 0.1, "BodyPartExamined": "CHEST"}}"""
 
 
@@ -107,12 +109,24 @@ def test_the_page_of_a_study_tells_all_that_is_known_of_it(reader, rows):
         "7f1c22", "A person must look before this image is used", "expected at most 40", "Key images", "14.8", "1.64",
         "Make the comparison with routine", "Filtered backprojection", "abcd", "logarithm", "Low-contrast tasks",
         f"/viewer/read?StudyInstanceUIDs={STUDY}", "not verified", "Another recipe", "Shared with", "10%",
-        "Send to PACS",
+        "Send to PACS", "cuda on H200",
     ):  # fmt: skip
         assert text in shown.text, text
     assert rows("SELECT count(*) FROM audit WHERE kind = 'view' AND object = %s", STUDY) == [(1,)]
     reader.get(f"/studies/{STUDY}", headers=PAGE)
     assert rows("SELECT count(*) FROM audit WHERE kind = 'view' AND object = %s", STUDY) == [(1,)]
+
+
+@pytest.mark.parametrize("error", [KeyError("verdict"), TypeError("missing"), ValueError("no JSON")])
+def test_a_story_that_cannot_be_read_costs_the_page_nothing_else(reader, monkeypatch, error):
+    def unreadable(told):
+        raise error
+
+    monkeypatch.setattr(story, "read", unreadable)
+    shown = reader.get(f"/studies/{STUDY}", headers=PAGE)
+    assert shown.status_code == 200
+    assert "Key images" in shown.text
+    assert "14.8" not in shown.text
 
 
 def test_the_page_speaks_chinese(reader):

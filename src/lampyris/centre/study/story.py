@@ -8,8 +8,10 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import structlog
 
 from lampyris.centre.archive.queries import FoundSeries
 from lampyris.centre.database import Connection
@@ -32,6 +34,8 @@ class Making:
     corrections: tuple[Applied, ...]
     derivation: str
     views: int
+    engine: str = "cpu"
+    """What computed the image; series that do not tell are of a time when the processor computed all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,8 @@ async def story_of(connection: Connection, store: Store, series: FoundSeries) ->
     try:
         text = await asyncio.to_thread(store.get, prefix, row["sha256"])
         return read(json.loads(text))
-    except (StorageError, ValueError):
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        structlog.get_logger().warning("story left out", series=series.uid, reason=type(error).__name__)
         return None
 
 
@@ -128,7 +133,10 @@ async def scan_of(connection: Connection, number: int) -> ScanOfStudy | None:
 
 
 def read(told: dict[str, Any]) -> Story:
-    """What `assessment.json` tells. KeyError for one without a verdict."""
+    """What `assessment.json` tells; entries that a later version has added are passed by.
+
+    KeyError, TypeError or ValueError for one that lacks what every version tells.
+    """
     making = told.get("provenance")
     return Story(
         verdict=str(told["verdict"]),
@@ -145,7 +153,8 @@ def read(told: dict[str, Any]) -> Story:
 
 def _making(told: dict[str, Any]) -> Making:
     corrections = tuple(Applied.of(one["name"], **one["settings"]) for one in told["corrections"])
-    return Making(**{**told, "corrections": corrections})
+    known = {one.name: told[one.name] for one in fields(Making) if one.name in told}
+    return Making(**{**known, "corrections": corrections})
 
 
 def _settled(kind: Any, told: dict[str, Any]) -> Any:
