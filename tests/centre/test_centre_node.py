@@ -178,6 +178,16 @@ def test_connections_beyond_what_is_held_are_closed(port, settings, monkeypatch)
         one.close()
 
 
+async def ends(centre, begun):
+    """Begin a node and end it, once that has begun."""
+
+    async def node():
+        async with serve(centre, ("127.0.0.1", 0)):
+            await begun.wait()
+
+    await asyncio.wait_for(node(), 60)
+
+
 def test_a_node_ends_though_its_database_went_first(inside):
     """A queue whose connections were closed meets the cancellation with an error of its own."""
 
@@ -192,12 +202,7 @@ def test_a_node_ends_though_its_database_went_first(inside):
                 raise ConnectorException("the pool is closed") from None
 
         centre.jobs.run_worker_async = gone
-
-        async def node():
-            async with serve(centre, ("127.0.0.1", 0)):
-                await begun.wait()
-
-        await asyncio.wait_for(node(), 60)
+        await ends(centre, begun)
 
     inside(action)
 
@@ -212,12 +217,7 @@ def test_what_beats_beside_the_node_ends_though_its_wait_swallowed_that(inside, 
                 await asyncio.sleep(600)
 
         monkeypatch.setattr("lampyris.centre.dimse.work.recover", looks)
-
-        async def node():
-            async with serve(centre, ("127.0.0.1", 0)):
-                await looked.wait()
-
-        await asyncio.wait_for(node(), 60)
+        await ends(centre, looked)
 
     inside(action)
 

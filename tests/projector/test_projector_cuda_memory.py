@@ -15,11 +15,7 @@ from lampyris.projector.cuda.card import Card
 
 @pytest.fixture(autouse=True)
 def _free(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_card_of(monkeypatch, 3 << 20)
-
-
-def on_card_of(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    monkeypatch.setattr(memory, "card", lambda: Card("small", (9, 0), 1 << 30, free, True))
+    monkeypatch.setattr(memory, "card", lambda: Card("small", (9, 0), 1 << 30, 3 << 20, True))
     monkeypatch.setattr(memory, "SIMULATED", True)
 
 
@@ -81,15 +77,6 @@ def test_another_error_is_left_as_it_is() -> None:
 def test_every_library_s_word_for_it_is_known(words: str) -> None:
     with pytest.raises(CardFullError), memory.refused("an image"):
         raise RuntimeError(words)
-
-
-def test_as_many_are_taken_as_are_free_and_no_more_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    on_card_of(monkeypatch, 100 << 20)
-    assert memory.fitting(7 << 20, most=1000, what="slabs") == 11
-    assert memory.fitting(7 << 20, most=1000, what="slabs", held_bytes=50 << 20) == 4
-    assert memory.fitting(7 << 20, most=3, what="slabs") == 3
-    with pytest.raises(CardFullError, match="slabs: one takes 90 MiB beside 0 MiB, of 1024 MiB of the card 100 MiB"):
-        memory.fitting(90 << 20, most=3, what="slabs")
 
 
 def test_what_a_refused_part_held_is_free_before_the_next_is_tried() -> None:

@@ -1,8 +1,8 @@
 """Work and how much of it at a time → the work done in parts that the card holds, or its refusal with the numbers.
 
-How much memory a card has left is known when it is asked and not a moment later: other programs use it too. So every
-part is sized by what is free, and one that does not fit after all is done again, half as large. Numbers do not depend
-on it: a part either is done whole or leaves nothing behind.
+How much memory a card has left is known when it is asked (`card.room`) and not a moment later: other programs use it
+too. So a part that does not fit after all is done again, half as large. Numbers do not depend on it: a part either is
+done whole or leaves nothing behind.
 """
 
 import gc
@@ -17,26 +17,8 @@ from lampyris.projector.cuda.card import SIMULATED, card
 
 HALVINGS = 6
 """How often a part may be halved before the work is refused: to a sixty-fourth of what should have fitted."""
-SHARE = 0.8
-"""Of what is free; the rest is for the plans of transforms, for kernels' own memory and for what falls between."""
 _TOLD = ("CUDA_ERROR_OUT_OF_MEMORY", "cudaErrorMemoryAllocation", "CUFFT_ALLOC_FAILED", "Failed to allocate memory")
 """What numba-cuda, CuPy, cuFFT and onnxruntime call it."""
-
-
-def fitting(each_bytes: int, *, most: int, what: str, held_bytes: int = 0) -> int:
-    """How many of something of `each_bytes` the card holds now beside `held_bytes`, 1 … `most`.
-
-    Raises CardFullError where not even one fits; `what` names them.
-    """
-    here = card()
-    room = SHARE * here.free_bytes - held_bytes
-    if room < each_bytes:
-        raise CardFullError(
-            f"{what}: one takes {_mib(each_bytes)} beside {_mib(held_bytes)}, of {_mib(here.memory_bytes)} of the card"
-            f" {_mib(here.free_bytes)} are free and {SHARE:.0%} of these may be taken: does another program hold the"
-            " rest? a smaller image takes less"
-        )
-    return max(1, min(most, int(room // each_bytes)))
 
 
 def in_parts(total: int, work: Callable[[slice], object], *, most: int, what: str) -> Iterator[int]:
